@@ -1,0 +1,65 @@
+# Two commands: `make book` and `make test`. Everything that they need goes into .venv.
+PROFILE ?= quick
+PYTHON  ?= python3.11
+CORES   ?= all
+PORT    ?= 8000
+
+VENV  := .venv
+READY := $(VENV)/.ready
+BIN   := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+export MPLBACKEND := agg
+
+.DEFAULT_GOAL := help
+.PHONY: help env book serve test lint notebooks references lock pdf clean distclean
+
+help:  ## Show this help
+	@echo "Pixels to Physics. Targets:"
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@echo "Options: PROFILE=smoke|quick|full (now $(PROFILE)), CORES=n, PYTHON=python3.x, PORT=n"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "--- environment: .venv, pinned by requirements.lock (one to three minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+env: $(READY)  ## Make the environment only
+
+book: $(READY)  ## Run the notebooks at PROFILE and build the HTML book
+	@test -f workflow/parameters/$(PROFILE).yaml || \
+		{ echo "no profile '$(PROFILE)'; expected one of: $(basename $(notdir $(wildcard workflow/parameters/*.yaml)))"; exit 1; }
+	@snakemake --workflow-profile workflow/profiles/workstation --cores $(CORES) --config profile=$(PROFILE)
+	@echo "--- the book ($(PROFILE)): file://$(CURDIR)/_build/html/index.html   (or: make serve)"
+
+serve: ## Serve the built book at http://localhost:PORT
+	@test -f _build/html/index.html || { echo "no book yet; run: make book"; exit 1; }
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+test: lint  ## Run ruff, pytest and nbval over every notebook
+	@echo "--- pytest"
+	@python -m pytest tests
+	@$(MAKE) --no-print-directory notebooks
+
+lint: $(READY)
+	@echo "--- ruff"
+	@ruff check . && ruff format --check .
+
+notebooks: $(READY)  ## Run nbval: every notebook at its defaults against its committed outputs
+	@echo "--- nbval"
+	@python -m pytest -p no:cacheprovider -W ignore --nbval-lax notebooks
+
+references: $(READY)  ## Execute every notebook at its defaults and keep the outputs as the new reference
+	@python workflow/references.py
+
+lock: ## Pin the newest versions that pyproject.toml admits into requirements.lock and environment.yml
+	@$(PYTHON) workflow/lock.py
+
+clean: ## Remove results, executed notebooks and the built book (not .venv, not downloaded data)
+	@rm -rf results _build .snakemake book/_generated book/*/*.ipynb
+
+distclean: clean ## Remove also .venv and downloaded data
+	@rm -rf $(VENV) data/cache *.egg-info

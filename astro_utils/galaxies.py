@@ -1,0 +1,212 @@
+"""Galaxy samples for photometric redshifts: 10,000 real SDSS galaxies, or a reader's own catalogue.
+
+Both end in the same columns, the *sample columns*: ``model_mag_u`` ... ``model_mag_z`` and ``petro_mag_*``,
+asinh AB magnitudes corrected for Galactic extinction; ``model_err_*`` and ``petro_err_*``, their errors in
+magnitudes; ``extinction_r`` in magnitudes; ``j_mag``, ``h_mag``, ``k_mag``, 2MASS extended-source Vega
+magnitudes, NaN where not measured.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from astropy.io import fits
+
+from astro_utils.photometry import SDSS_BANDS, asinh_magnitudes, asinh_to_flux, deredden
+from astro_utils.splits import sky_pixels
+
+__all__ = [
+    "CATALOGUE_COLUMNS",
+    "OPTIONAL_COLUMNS",
+    "as_catalogue",
+    "galaxy_sample",
+    "read_catalogue",
+    "sdss_galaxies",
+    "spectroscopic_redshifts",
+]
+
+_INFRARED = {"j_mag": "J_M_EXT", "h_mag": "H_M_EXT", "k_mag": "K_M_EXT"}
+
+#: Columns of a reader's catalogue, named as in the SDSS tables PhotoObj and twomass, and their meaning.
+CATALOGUE_COLUMNS = {
+    **{f"modelMag_{b}": "mag, SDSS asinh AB, as observed" for b in SDSS_BANDS},
+    **{f"modelMagErr_{b}": "mag" for b in SDSS_BANDS},
+    **{f"petroMag_{b}": "mag, SDSS asinh AB, as observed" for b in SDSS_BANDS},
+    **{f"petroMagErr_{b}": "mag" for b in SDSS_BANDS},
+    **{f"extinction_{b}": "mag" for b in SDSS_BANDS},
+}
+#: Columns that may be absent, or NaN where 2MASS did not see the galaxy.
+OPTIONAL_COLUMNS = {
+    "j_m_ext": "mag, Vega (2MASS extended)",
+    "h_m_ext": "mag, Vega",
+    "k_m_ext": "mag, Vega",
+}
+
+
+def _sample(flux: dict, ivar: dict, extinction: np.ndarray) -> dict[str, np.ndarray]:
+    """Sample columns from observed fluxes and inverse variances per kind, (N, 5) each."""
+    columns = {}
+    for kind in ("model", "petro"):
+        magnitude, error = asinh_magnitudes(*deredden(flux[kind], ivar[kind], extinction))
+        columns |= {f"{kind}_mag_{b}": magnitude[:, i] for i, b in enumerate(SDSS_BANDS)}
+        columns |= {f"{kind}_err_{b}": error[:, i] for i, b in enumerate(SDSS_BANDS)}
+    return columns | {"extinction_r": extinction[:, SDSS_BANDS.index("r")]}
+
+
+def sdss_galaxies() -> Path:
+    """Path of the table of 10,000 real SDSS galaxies that the package `kcorrect` ships."""
+    return Path(str(resources.files("kcorrect") / "data" / "test" / "gst_tests_small.fits"))
+
+
+def galaxy_sample(nside: int = 8) -> pd.DataFrame:
+    """Read the real galaxies, deredden them and take asinh magnitudes.
+
+    Parameters
+    ----------
+    nside : int
+        HEALPix resolution of the column ``pixel``, by which the sky is split.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The sample columns and ``ra``, ``dec`` (degrees), ``z`` (spectroscopic), ``pixel``, ``source_row`` in
+        the file, and ``n_bad``, the number of bands without a positive inverse variance. No row is dropped.
+    """
+    table = _wheel_table()
+    flux = {"model": table["MODELFLUX"], "petro": table["PETROFLUX"]}
+    ivar = {"model": table["MODELFLUX_IVAR"], "petro": table["PETROFLUX_IVAR"]}
+    columns = {"ra": table["RA"], "dec": table["DEC"], "z": table["Z"]}
+    columns |= _sample(flux, ivar, table["EXTINCTION"])
+    for name, source in _INFRARED.items():
+        columns[name] = np.where(table[source] > 0, table[source], np.nan)  # 0 marks "not in 2MASS"
+    columns["source_row"] = np.arange(len(table["Z"]))
+    columns["pixel"] = sky_pixels(table["RA"], table["DEC"], nside)
+    columns["n_bad"] = sum((ivar[kind] <= 0).sum(1) for kind in ivar)
+    return pd.DataFrame(columns)
+
+
+def _wheel_table() -> dict[str, np.ndarray]:
+    with fits.open(sdss_galaxies()) as hdus:
+        return {name: np.asarray(hdus[1].data[name], dtype=float) for name in hdus[1].columns.names}
+
+
+def as_catalogue(rows: np.ndarray) -> pd.DataFrame:
+    """Write rows of the real galaxies as a reader's catalogue: observed magnitudes under SDSS's own names.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray
+        Row numbers in the file (``source_row``).
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of :data:`CATALOGUE_COLUMNS` and :data:`OPTIONAL_COLUMNS`, and ``z_spec``.
+    """
+    table = {name: values[rows] for name, values in _wheel_table().items()}
+    columns = {}
+    for kind in ("model", "petro"):
+        flux, ivar = table[f"{kind.upper()}FLUX"], table[f"{kind.upper()}FLUX_IVAR"]
+        for name, values in zip(("Mag", "MagErr"), asinh_magnitudes(flux, ivar), strict=True):
+            columns |= {f"{kind}{name}_{b}": values[:, i] for i, b in enumerate(SDSS_BANDS)}
+    columns |= {f"extinction_{b}": table["EXTINCTION"][:, i] for i, b in enumerate(SDSS_BANDS)}
+    for name, source in zip(OPTIONAL_COLUMNS, _INFRARED.values(), strict=True):
+        columns[name] = np.where(table[source] > 0, table[source], np.nan)
+    return pd.DataFrame(columns | {"z_spec": table["Z"]})
+
+
+def read_catalogue(path: str | Path) -> pd.DataFrame:
+    """Read a reader's own galaxies from CSV, Parquet or FITS into the sample columns.
+
+    Parameters
+    ----------
+    path : path
+        A table with the columns :data:`CATALOGUE_COLUMNS`, and :data:`OPTIONAL_COLUMNS` where measured.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Sample columns, in the order of the file.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        Naming the file, the column and the first bad row (counted from 0): a missing column, no rows, text
+        for a number, NaN, a sentinel such as -9999, fluxes where magnitudes are expected, or an error that is
+        not positive.
+    """
+    path = Path(path)
+    table = _read_table(path)
+    missing = [name for name in CATALOGUE_COLUMNS if name not in table]
+    if missing:
+        raise ValueError(
+            f"{path}: no column {', '.join(missing)}; expected {', '.join(CATALOGUE_COLUMNS)} "
+            f"(optional: {', '.join(OPTIONAL_COLUMNS)})"
+        )
+    if table.empty:
+        raise ValueError(f"{path}: no rows")
+    for name in CATALOGUE_COLUMNS:
+        _check_column(path, name, table[name])
+    stacked = {
+        name: table[[f"{name}_{b}" for b in SDSS_BANDS]].to_numpy(float)
+        for name in ("modelMag", "modelMagErr", "petroMag", "petroMagErr", "extinction")
+    }
+    flux, ivar = {}, {}
+    for kind in ("model", "petro"):
+        flux[kind], ivar[kind] = asinh_to_flux(stacked[f"{kind}Mag"], stacked[f"{kind}MagErr"])
+    sample = pd.DataFrame(_sample(flux, ivar, stacked["extinction"]))
+    for name, source in zip(_INFRARED, OPTIONAL_COLUMNS, strict=True):
+        values = table[source].astype(float) if source in table else pd.Series(np.nan, index=table.index)
+        sample[name] = values.where((values > 0) & (values < 30)).to_numpy()
+    return sample
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such catalogue")
+    if path.suffix == ".csv":
+        return pd.read_csv(path, comment="#")
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    if path.suffix in (".fits", ".fit"):
+        from astropy.table import Table
+
+        return Table.read(path).to_pandas()
+    raise ValueError(f"{path}: expected a name that ends in .csv, .parquet or .fits")
+
+
+def _check_column(path: Path, name: str, values: pd.Series) -> None:
+    """Raise ValueError at the first value that cannot be what the column's name says."""
+
+    def refuse(bad: pd.Series, why: str) -> None:
+        if bad.any():
+            row = int(np.flatnonzero(bad.to_numpy())[0])
+            raise ValueError(f"{path}: column {name}, row {row} is {values.iloc[row]!r}: {why}")
+
+    numbers = pd.to_numeric(values, errors="coerce")
+    refuse(numbers.isna() & values.notna(), "not a number")
+    refuse(~np.isfinite(numbers), "NaN or infinite; drop such rows, or fill them, before")
+    refuse(numbers <= -99, "a sentinel for 'not measured'; drop such rows before")
+    unit = CATALOGUE_COLUMNS[name].split(",")[0]
+    if "Err" in name:
+        refuse(numbers <= 0, f"an error must be above zero ({unit})")
+        refuse(numbers > 100, f"too large for an error in {unit}; is it in flux units?")
+    elif name.startswith("extinction"):
+        refuse((numbers < 0) | (numbers > 20), f"outside 0 to 20 {unit}")
+    else:
+        refuse(
+            (numbers < 5) | (numbers > 35),
+            "not an asinh AB magnitude between 5 and 35; is it a flux? (m = 22.5 - 2.5 log10 f for f in "
+            "nanomaggies well above the noise; astro_utils.photometry.asinh_magnitudes has the full formula)",
+        )
+
+
+def spectroscopic_redshifts(path: str | Path) -> np.ndarray | None:
+    """Return the column ``z_spec`` of a reader's catalogue, or None where it has none."""
+    table = _read_table(Path(path))
+    return table["z_spec"].to_numpy(float) if "z_spec" in table else None

@@ -1,0 +1,41 @@
+# The book: generated pages (scoreboard, status, downloads), then HTML.
+NOTEBOOKS = [
+    rules.photoz_data.output.notebook,
+    rules.photoz_train.output.notebook,
+    rules.photoz_results.output.notebook,
+    rules.photoz_predict.output.notebook,
+    rules.margformer_audit.output.notebook,
+]
+
+
+rule pages:
+    input:
+        notebooks=NOTEBOOKS,
+        modules=modules("astro_utils/pages.py") + ["astro_utils/pages.py"],
+        scoreboard="book/scoreboard.toml",
+        published=sorted(str(p) for p in Path("data/published").glob("*/*.json")),
+    output:
+        pages=expand("book/_generated/{page}.md", page=["scoreboard", "status", "downloads"]),
+    params:
+        profile=PROFILE,
+    shell:
+        "python -m astro_utils.pages --profile {params.profile} --out book/_generated"
+
+
+rule book:
+    input:
+        notebooks=NOTEBOOKS,
+        generated=rules.pages.output.pages,
+        config="_config.yml",
+        sources=sorted(
+            str(p)
+            for pattern in ("*.md", "*/*.md", "*.bib", "_toc.yml", "_static/*")
+            for p in Path("book").glob(pattern)
+            if "_generated" not in p.parts
+        ),
+        cards="data/README.md",
+    output:
+        "_build/html/index.html",
+    # -n and -W: a broken reference is an error; --all: pages of another profile do not linger.
+    shell:
+        "jupyter-book build book --config _config.yml --all -W -n --keep-going --quiet"
