@@ -21,6 +21,7 @@ from astro_utils.results import Run, atomic
 
 __all__ = [
     "COLOURS",
+    "confusion",
     "coverage_against",
     "density_plot",
     "pit_histogram",
@@ -126,7 +127,7 @@ def running(
     statistic=np.median,
     n_bootstrap: int = 200,
 ) -> None:
-    """Draw a statistic of `y` in bins of `x` with 95 % bootstrap intervals; bins under 20 objects are not drawn."""
+    """Draw a statistic of `y` in bins of `x` with 95 % bootstrap intervals; bins under 20 are not drawn."""
     rng = np.random.default_rng(0)
     which = np.digitize(x, edges) - 1
     points = []
@@ -181,3 +182,25 @@ def coverage_against(axes: Axes, rows: pd.DataFrame, label: str, index: int) -> 
     axes.errorbar(
         middle, rows["coverage"], errors, marker=MARKERS[index], color=COLOURS[index], capsize=2, label=label
     )
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Confusion matrix with rows true, normalised by true class, and the count in each cell."""
+    share = counts / counts.sum(1, keepdims=True)
+    size = 1.6 + 1.1 * len(classes)
+    figure, axes = plt.subplots(figsize=(size, size))
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (t, p), value in np.ndenumerate(share):
+        axes.text(
+            p,
+            t,
+            f"{value:.1%}\n{counts[t, p]:,d}",
+            ha="center",
+            va="center",
+            color="white" if value > 0.6 else "black",
+        )
+    axes.set_xticks(range(len(classes)), classes)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.grid(visible=False)
+    return figure

@@ -3,9 +3,6 @@
 A pickle is a program: opening one runs what its author wrote. The reader here keeps only the instructions
 that build data, answers each global name with a stand-in of its own (nothing that a file names is imported),
 checks whatever becomes the state of an array, and at the end lets nothing but plain data through.
-
-    labels = read_pickled_npy("margnet/y_exp1.npy")
-    network = read_keras_dense("margnet/DNNClassifier_sg_exp1.h5").double()
 """
 
 import io
@@ -14,7 +11,6 @@ import math
 import pickle
 import pickletools
 import re
-import struct
 from pathlib import Path
 
 import h5py
@@ -24,7 +20,6 @@ from torch import nn
 
 __all__ = ["KerasDense", "UnsafePickleError", "read_keras_dense", "read_pickled_npy"]
 
-_MALFORMED = (ValueError, TypeError, LookupError, AttributeError)  # what a damaged file of any kind causes
 _SCALARS = (str, bytes, int, float, complex, type(None), np.generic)
 _NDARRAY = object()  # stand-in for numpy.ndarray, which a pickle only names
 _DTYPE_CODE = re.compile(r"[biufcSUO]\d{1,9}")  # bool, integers, floats, complex, strings, objects
@@ -190,22 +185,26 @@ def read_pickled_npy(path: str | Path) -> np.ndarray:
     ValueError
         If the file is not a ``.npy`` file, is truncated or is otherwise malformed.
     """
-    try:
-        with Path(path).open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            # NumPy gives object arrays the shortest header. Any other file numpy.load judges by itself.
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file) if version == (1, 0) else 3 * (None,)
-            if dtype is None or dtype.kind != "O":
-                file.seek(0)
-                return np.load(file, allow_pickle=False)
-            array = _DataUnpickler(io.BytesIO(file.read())).load()
-        if not isinstance(array, np.ndarray) or array.dtype != object or array.shape != shape:
-            raise ValueError(f"the pickle does not hold the objects of shape {shape} of the header")
-        _check_data(array)
-    except UnsafePickleError as error:
-        raise UnsafePickleError(f"{path}: {error}") from None
-    except (*_MALFORMED, EOFError, MemoryError, OverflowError, pickle.UnpicklingError, struct.error) as error:
-        raise ValueError(f"{path}: not a readable .npy file: {error}") from error
+    with Path(path).open("rb") as file:
+        try:
+            return _read_npy(file)
+        except UnsafePickleError as error:
+            raise UnsafePickleError(f"{path}: {error}") from None
+        except Exception as error:  # a damaged header or pickle may fail in any way
+            raise ValueError(f"{path}: not a readable .npy file: {error}") from error
+
+
+def _read_npy(file: io.BufferedReader) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    # NumPy gives object arrays the shortest header. Any other file numpy.load judges by itself.
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file) if version == (1, 0) else 3 * (None,)
+    if dtype is None or dtype.kind != "O":
+        file.seek(0)
+        return np.load(file, allow_pickle=False)
+    array = _DataUnpickler(io.BytesIO(file.read())).load()
+    if not isinstance(array, np.ndarray) or array.dtype != object or array.shape != shape:
+        raise ValueError(f"the pickle does not hold the objects of shape {shape} of the header")
+    _check_data(array)
     return array
 
 
@@ -233,24 +232,24 @@ class KerasDense(nn.Module):
         return self.layers(x)
 
 
-def _read_activation(options: dict) -> nn.Module:
-    name = str(options["activation"])
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"layer {options['name']!r} has the unsupported activation {name!r}")
+def _read_activation(name: object) -> nn.Module:
+    if str(name) not in _ACTIVATIONS:
+        raise ValueError(f"unsupported activation {name!r}")
     return _ACTIVATIONS[name]()
 
 
-def _read_dense(group: h5py.Group, options: dict) -> list[nn.Module]:
-    weights = {}
+def _read_dense(file: h5py.File, options: dict, n_in: int | None) -> list[nn.Module]:
+    weights, group = {}, file["model_weights"][options["name"]]
     for name in group.attrs["weight_names"]:  # such as b"dense_1/kernel:0"
         weight = group[name]
-        if weight.external or weight.is_virtual or weight.file != group.file:
+        if weight.external or weight.is_virtual or weight.file != file:
             raise ValueError(f"{name} is stored in another file, possibly a private one of the reader's")
         weights[weight.name.split("/")[-1].split(":")[0]] = torch.as_tensor(weight[()])
+    kernel = weights.pop("kernel")
     # skip_init: weights that are about to be replaced should not use up the caller's random numbers.
-    linear = nn.utils.skip_init(nn.Linear, len(weights["kernel"]), options["units"], bias=options["use_bias"])
-    linear.load_state_dict({"weight": weights.pop("kernel").T} | weights)
-    return [linear, _read_activation(options)]
+    linear = nn.utils.skip_init(nn.Linear, n_in or len(kernel), options["units"], bias=options["use_bias"])
+    linear.load_state_dict({"weight": kernel.T} | weights)
+    return [linear, _read_activation(options["activation"])]
 
 
 def read_keras_dense(path: str | Path) -> KerasDense:
@@ -272,28 +271,28 @@ def read_keras_dense(path: str | Path) -> KerasDense:
     ValueError
         If the file is no such model. The message names the file and the layer.
     """
-    layers, previous = [], None
+    layers, width, name = [], None, "model_config"
     try:
         with h5py.File(path) as file:
             for layer in json.loads(file.attrs["model_config"])["config"]["layers"]:
-                kind, options, name = layer["class_name"], layer["config"], layer["config"]["name"]
+                options, previous, name = layer["config"], name, layer["config"]["name"]
                 for sources in layer.get("inbound_nodes", []):  # functional models alone have them
                     if [source[0] for source in sources] != [previous]:
-                        raise ValueError(f"layer {name!r} does not follow {previous!r}: not a plain chain")
-                match kind:
+                        raise ValueError(f"does not follow {previous!r}, so this is not a plain chain")
+                match layer["class_name"]:
                     case "InputLayer":
                         pass
                     case "Dense":
-                        layers += _read_dense(file["model_weights"][name], options)
+                        layers += _read_dense(file, options, width)
+                        width = options["units"]
                     case "Activation":
-                        layers.append(_read_activation(options))
+                        layers.append(_read_activation(options["activation"]))
                     case "Dropout":
                         layers.append(nn.Dropout(options["rate"]))
-                    case _:
-                        raise ValueError(f"layer {name!r} is of the unsupported kind {kind}")
-                previous = name
+                    case kind:
+                        raise ValueError(f"unsupported layer {kind}")
     except FileNotFoundError:
         raise
-    except (*_MALFORMED, OSError, RuntimeError) as error:
-        raise ValueError(f"{path}: not a readable Keras dense network: {error}") from error
+    except Exception as error:
+        raise ValueError(f"{path}: not a readable Keras dense network, at {name!r}: {error}") from error
     return KerasDense(layers).eval()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from astro_utils import registry
+from astro_utils import download, registry
 from astro_utils.paths import project_root
 from astro_utils.registry import DatasetError
 
@@ -42,7 +42,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests[kind] += 1
         if kind == "missing":
             return self.send_error(404)
-        if kind == "busy" and self.server.requests[kind] < registry.ATTEMPTS:
+        if kind == "busy" and self.server.requests[kind] < download.ATTEMPTS:
             return self.send_error(503)
         self.send_response(200)
         if kind == "packed":
@@ -123,7 +123,7 @@ def project(tmp_path, monkeypatch, server):
     (root / "data" / "registry.toml").write_text("\n".join(tables) + PLACED)
     monkeypatch.chdir(root)
     monkeypatch.delenv("ASTRO_UTILS_DATA", raising=False)
-    monkeypatch.setattr(registry, "RETRY_WAIT", 0.01)
+    monkeypatch.setattr(download, "RETRY_WAIT", 0.01)
     return root
 
 
@@ -176,7 +176,7 @@ def test_one_file_of_two(project, server):
 
 def test_a_busy_server_is_asked_again(project, server):
     assert registry.fetch("busy")["busy/busy.npy"].read_bytes() == BODY
-    assert server.requests["busy"] == registry.ATTEMPTS
+    assert server.requests["busy"] == download.ATTEMPTS
 
 
 def test_a_gz_file_is_kept_packed_where_the_server_calls_it_an_encoding(project):
@@ -206,12 +206,12 @@ def test_a_wrong_checksum_is_refused(project, server):
 def test_a_download_cut_off_is_refused(project, server, kind):
     with pytest.raises(DatasetError, match=f"file {kind}/{kind}.npy: .*cut off: got [0-9]+ of 256000 bytes"):
         registry.fetch(kind)
-    assert server.requests[kind] == registry.ATTEMPTS
+    assert server.requests[kind] == download.ATTEMPTS
     assert cached(project) == []
 
 
 def test_a_stalled_download_is_given_up(project, monkeypatch):
-    monkeypatch.setattr(registry, "TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
     with pytest.raises(DatasetError, match=r"cut off: got \d+ of 256000 bytes"):
         registry.fetch("stall")
     assert cached(project) == []
@@ -295,7 +295,7 @@ def test_a_keyboard_interrupt_is_not_swallowed(project, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(registry._ProgressLine, "update", interrupt)
+    monkeypatch.setattr(download.ProgressLine, "update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         registry.fetch("good", progress=True)
     assert cached(project) == []
@@ -516,6 +516,23 @@ def test_the_command_line_explains_errors(project, capsys):
     (project / "data" / "registry.toml").write_text("[x")
     assert registry.main(["list"]) == 1
     assert "cannot be read as TOML" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["list"], ["verify", "good", "god"]])
+def test_a_reader_that_leaves_ends_the_command_quietly(project, arguments, unbuffered):
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        [sys.executable, "-m", "astro_utils.registry", *arguments],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": unbuffered},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert ended.returncode == 141
+    assert re.fullmatch(r"(error: no dataset is called 'god'.*\n)?", ended.stderr)
 
 
 # --- the project's own registry

@@ -1,0 +1,141 @@
+"""Pages that are made from results: the scoreboard of the landing page, the status page and the downloads.
+
+``python -m astro_utils.pages --profile quick --out book/_generated`` writes them as Markdown, which pages of the
+book include.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from astro_utils.paths import project_root
+from astro_utils.results import atomic, read_metrics, select
+
+__all__ = ["downloads", "main", "scoreboard", "status"]
+
+NOT_YET = "not yet"
+
+
+def _number(query: dict[str, Any], root: Path) -> float:
+    """Look one number up: ``file`` below data/published, key columns, ``metric`` and a factor ``scale``."""
+    keys = {k: v for k, v in query.items() if k in ("experiment", "model", "profile", "sky")}
+    row = select(read_metrics(root / "data" / "published" / query["file"]), **keys)
+    if query["metric"] not in row or pd.isna(row[query["metric"]]):
+        raise KeyError(f"no {query['metric']} in the row {keys} of {query['file']}")
+    return float(row[query["metric"]]) * query.get("scale", 1.0)
+
+
+def _cell(cell: dict[str, Any] | None, root: Path, where: str) -> str:
+    """Fill one cell of the scoreboard; a cell that is not described, or whose file is not there, says so."""
+    if cell is None:
+        return NOT_YET
+    queries = cell.get("numbers", [])
+    if any(not (root / "data" / "published" / query["file"]).is_file() for query in queries):
+        return NOT_YET
+    try:
+        return cell["text"].format(*(_number(query, root) for query in queries))
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"book/scoreboard.toml, {where}: {error}") from error
+
+
+def scoreboard(root: Path) -> str:
+    """Table of the landing page, from ``book/scoreboard.toml`` and the published metrics, as Markdown.
+
+    Raises
+    ------
+    ValueError
+        Naming the study and the column, when a number that is asked for is not in the metrics.
+    """
+    content = tomllib.loads((root / "book" / "scoreboard.toml").read_text(encoding="utf-8"))
+    columns = content["columns"]
+    lines = [
+        "| " + " | ".join(columns.values()) + " |",
+        "|" + " --- |" * len(columns),
+    ]
+    for row in content["study"]:
+        cells = [f"**{row['title']}**" if "page" not in row else f"[**{row['title']}**]({row['page']})"]
+        cells += [_cell(row.get(name), root, f"{row['title']}, {name}") for name in list(columns)[1:]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return ":::{table}\n:class: scoreboard\n\n" + "\n".join(lines) + "\n\n:::\n"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _stamps(root: Path, profile: str) -> list[tuple[str, dict[str, Any]]]:
+    """Provenance stamps of this profile's run and of the published runs, with what to call them."""
+    found = [
+        (f"this run ({profile})", path)
+        for path in sorted((root / "results" / profile).glob("*/provenance/*.json"))
+    ]
+    found += [
+        ("published run", path) for path in sorted((root / "data" / "published").glob("*/provenance/*.json"))
+    ]
+    return [(kind, json.loads(path.read_text(encoding="utf-8"))) for kind, path in found]
+
+
+def status(root: Path, profile: str) -> str:
+    """Table of every notebook that ran: run, profile, time, commit, device, when; as Markdown."""
+    lines = [
+        "| notebook | run | profile | wall time | commit | device | finished (UTC) |",
+        "|" + " --- |" * 7,
+    ]
+    for kind, stamp in _stamps(root, profile):
+        made_with = stamp["parameters"].get("profile_name", "–")
+        link = f"[{stamp['notebook']}](../{stamp['notebook']}.ipynb)"
+        cells = (link, kind, made_with, _duration(stamp["wall_time_s"]), f"`{stamp['commit']}`")
+        cells += (stamp["device"], stamp["finished"].replace("T", " ").rstrip("Z"))
+        lines.append("| " + " | ".join(cells) + " |")
+    versions = {name: v for _, stamp in _stamps(root, profile)[:1] for name, v in stamp["versions"].items()}
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return "\n".join(lines) + f"\n\nVersions of this run: {listed}.\n"
+
+
+def downloads(root: Path, profile: str, page: Path) -> str:
+    """List the figures and tables of this run with links relative to the folder `page`, as Markdown."""
+    results = root / "results" / profile
+    lines = []
+    for study in sorted(p.name for p in results.iterdir() if p.is_dir()):
+        rows = []
+        for figure in sorted((results / study / "figures").glob("*.png")):
+            links = [figure, figure.with_suffix(".pdf")]
+            rows.append((f"figure `{figure.stem}`", links))
+        rows += [(f"table `{t.stem}`", [t]) for t in sorted((results / study / "tables").glob("*.csv"))]
+        metrics = sorted((results / study).glob("**/metrics.json"))
+        rows += [(f"metrics `{m.relative_to(results)}`", [m]) for m in metrics if "publish" not in m.parts]
+        if rows:
+            lines += [f"## {study}", "", "| what | files |", "| --- | --- |"]
+            for name, paths in rows:
+                links = " · ".join(f"[{p.suffix[1:].upper()}]({os.path.relpath(p, page)})" for p in paths)
+                lines.append(f"| {name} | {links} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the generated pages."""
+    parser = argparse.ArgumentParser(prog="python -m astro_utils.pages", description=main.__doc__)
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--out", required=True, type=Path)
+    options = parser.parse_args(argv)
+    root = project_root()
+    pages = {
+        "scoreboard": scoreboard(root),
+        "status": status(root, options.profile),
+        "downloads": downloads(root, options.profile, options.out.resolve().parent),
+    }
+    for name, text in pages.items():
+        with atomic(options.out / f"{name}.md") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
