@@ -11,7 +11,7 @@ export PATH := $(BIN):$(PATH)
 export MPLBACKEND := agg
 
 .DEFAULT_GOAL := help
-.PHONY: help env book serve test lint notebooks references lock pdf clean distclean
+.PHONY: help env book serve test lint notebooks references publish lock clean distclean
 
 help:  ## Show this help
 	@echo "Pixels to Physics. Targets:"
@@ -54,6 +54,9 @@ notebooks: $(READY)  ## Run nbval: every notebook at its defaults against its co
 
 references: $(READY)  ## Execute every notebook at its defaults and keep the outputs as the new reference
 	@python workflow/references.py
+
+publish: $(READY)  ## Keep the results of PROFILE with the repository, in data/published
+	@python workflow/publish.py $(PROFILE)
 
 lock: ## Pin the newest versions that pyproject.toml admits into requirements.lock and environment.yml
 	@$(PYTHON) workflow/lock.py

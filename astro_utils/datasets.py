@@ -1,18 +1,20 @@
-"""What a dataset is: the tables of ``data/registry.toml``, read and checked.
+"""What a dataset is: a table of ``data/registry.toml``, and how to tell whether local files are it.
 
-A registered dataset has a licence, a citation and, for each file, the public address, the size and the
-SHA-256. Nothing here looks for files or uses the network; :mod:`astro_utils.registry` does.
+A dataset has a licence, a citation and, for each file, the public address, the size and the SHA-256; one that
+the reader has to place by hand has a layout instead. Nothing here uses the network.
 """
 
+import difflib
 import hashlib
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from astro_utils.paths import project_root
 
-__all__ = ["Dataset", "DatasetError", "RemoteFile", "file_sha256", "load_registry"]
+__all__ = ["Dataset", "DatasetError", "RemoteFile", "file_sha256", "load_dataset", "load_registry"]
 
 
 class DatasetError(RuntimeError):
@@ -31,11 +33,6 @@ def file_sha256(path: Path) -> str:
     -------
     str
         64 lower-case hexadecimal digits.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
     """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -120,6 +117,53 @@ class Dataset:
     size: str = ""
     layout: tuple[tuple[str, str], ...] = ()
 
+    def home(self, folders: Mapping[str, Path]) -> Path | None:
+        """Find the folder that has the whole layout of this on-request dataset.
+
+        Parameters
+        ----------
+        folders : mapping of str to Path
+            The folders to look into, by the name that messages use; the cache is the last.
+
+        Returns
+        -------
+        Path or None
+            The dataset's own folder, which is below one of those.
+        """
+        homes = (folder / self.name for folder in folders.values())
+        return next((home for home in homes if all(any(home.glob(path)) for path, _ in self.layout)), None)
+
+    def placed(self, folders: Mapping[str, Path]) -> dict[str, Path]:
+        """Return the files of this on-request dataset, or say where to get it and where to put it.
+
+        Parameters
+        ----------
+        folders : mapping of str to Path
+            As for `home`.
+
+        Returns
+        -------
+        dict of str to Path
+            The files by their path below the folder that was looked into.
+
+        Raises
+        ------
+        DatasetError
+            No folder has the whole layout.
+        """
+        if home := self.home(folders):
+            places = {place for path, _ in self.layout for place in home.glob(path) if place.is_file()}
+            return {place.relative_to(home.parent).as_posix(): place for place in sorted(places)}
+        homes = [str(folder / self.name) for folder in folders.values()]
+        pages = "".join(f"\n    {page}" for page in self.landing_pages)
+        layout = "".join(f"\n    {path}: {holds}" for path, holds in self.layout)
+        raise DatasetError(
+            f"dataset '{self.name}' has to be placed by hand: it is not whole in {' or '.join(homes)}\n"
+            f"  size: {self.size}; licence: {self.licence}\n"
+            f"  get it ({self.identifier}) from{pages}\n"
+            f"  put it into {homes[-1]} or $ASTRO_UTILS_DATA/{self.name}, so that these exist:{layout}"
+        )
+
 
 def _is_text(value) -> bool:
     return isinstance(value, str) and value.strip() != ""
@@ -203,7 +247,8 @@ def load_registry(path: str | Path | None = None) -> dict[str, Dataset]:
             table["layout"] = tuple(table["layout"].items())
         else:
             table = _checked(where, raw, _FETCHED_KEYS)
-            rows = [_checked(f"{where}, file {i}", row, _FILE_KEYS) for i, row in enumerate(table["files"], 1)]
+            rows = enumerate(table["files"], 1)
+            rows = [_checked(f"{where}, file {i}", row, _FILE_KEYS) for i, row in rows]
             table["files"] = tuple(RemoteFile(**row) for row in rows)
         datasets[name] = Dataset(name=name, **table)
         for file in datasets[name].files:
@@ -213,3 +258,23 @@ def load_registry(path: str | Path | None = None) -> dict[str, Dataset]:
                 )
             owners[file.path] = name
     return datasets
+
+
+def load_dataset(name: str) -> Dataset:
+    """Return one dataset of the project's registry; raise as `load_registry`, also for an unknown name.
+
+    Parameters
+    ----------
+    name : str
+        The dataset's name in the registry.
+
+    Returns
+    -------
+    Dataset
+        The dataset.
+    """
+    datasets = load_registry()
+    if name not in datasets:
+        known = difflib.get_close_matches(name, datasets) or datasets
+        raise DatasetError(f"no dataset is called '{name}'; known: {', '.join(known)}")
+    return datasets[name]

@@ -90,7 +90,7 @@ def status(root: Path, profile: str) -> str:
     ]
     for kind, stamp in _stamps(root, profile):
         made_with = stamp["parameters"].get("profile_name", "–")
-        link = f"[{stamp['notebook']}](../{stamp['notebook']}.ipynb)"
+        link = f"[{stamp['notebook']}]({stamp['notebook']}.ipynb)"
         cells = (link, kind, made_with, _duration(stamp["wall_time_s"]), f"`{stamp['commit']}`")
         cells += (stamp["device"], stamp["finished"].replace("T", " ").rstrip("Z"))
         lines.append("| " + " | ".join(cells) + " |")

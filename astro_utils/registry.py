@@ -15,7 +15,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from astro_utils.datasets import Dataset, DatasetError, RemoteFile, file_sha256, load_registry
+from astro_utils.datasets import Dataset, DatasetError, RemoteFile, file_sha256, load_dataset, load_registry
 from astro_utils.download import download_file
 from astro_utils.paths import project_root
 
@@ -29,14 +29,6 @@ __all__ = [
     "load_registry",
     "locate",
 ]
-
-def _dataset(name: str) -> Dataset:
-    datasets = load_registry()
-    if name not in datasets:
-        known = difflib.get_close_matches(name, datasets) or datasets
-        raise DatasetError(f"no dataset is called '{name}'; known: {', '.join(known)}")
-    return datasets[name]
-
 
 def _folders(cache: str | Path | None) -> dict[str, Path]:
     """Return the folders that may hold a file, by the name that messages use, in the order of the search."""
@@ -74,28 +66,6 @@ def _obtain(dataset: str, file: RemoteFile, folders: dict, download: bool, progr
     raise DatasetError(f"{message}\n  remedy: python -m astro_utils.registry fetch {dataset}")
 
 
-def _home(dataset: Dataset, folders: dict[str, Path]) -> Path | None:
-    """Return the folder that has the whole layout of an on-request dataset."""
-    homes = (folder / dataset.name for folder in folders.values())
-    return next((home for home in homes if all(any(home.glob(path)) for path, _ in dataset.layout)), None)
-
-
-def _placed(dataset: Dataset, folders: dict[str, Path]) -> dict[str, Path]:
-    """Return the files of an on-request dataset, or say where to get it and where to put it."""
-    if home := _home(dataset, folders):
-        places = {place for path, _ in dataset.layout for place in home.glob(path) if place.is_file()}
-        return {place.relative_to(home.parent).as_posix(): place for place in sorted(places)}
-    homes = [str(folder / dataset.name) for folder in folders.values()]
-    pages = "".join(f"\n    {page}" for page in dataset.landing_pages)
-    layout = "".join(f"\n    {path}: {holds}" for path, holds in dataset.layout)
-    raise DatasetError(
-        f"dataset '{dataset.name}' has to be placed by hand: it is not whole in {' or '.join(homes)}\n"
-        f"  size: {dataset.size}; licence: {dataset.licence}\n"
-        f"  get it ({dataset.identifier}) from{pages}\n"
-        f"  put it into {homes[-1]} or $ASTRO_UTILS_DATA/{dataset.name}, so that these exist:{layout}"
-    )
-
-
 def fetch(
     name: str, *, cache: str | Path | None = None, download: bool = True, progress: bool = False
 ) -> dict[str, Path]:
@@ -127,9 +97,9 @@ def fetch(
     UserWarning
         A local file has a wrong checksum; it is ignored.
     """
-    dataset, folders = _dataset(name), _folders(cache)
+    dataset, folders = load_dataset(name), _folders(cache)
     if dataset.on_request:
-        return _placed(dataset, folders)
+        return dataset.placed(folders)
     return {file.path: _obtain(name, file, folders, download, progress) for file in dataset.files}
 
 
@@ -154,7 +124,7 @@ def locate(filename: str, *, cache: str | Path | None = None, download: bool = T
             if file.path == filename:
                 return _obtain(dataset.name, file, folders, download, progress=False)
         if dataset.on_request and filename.startswith(f"{dataset.name}/"):
-            placed = _placed(dataset, folders)
+            placed = dataset.placed(folders)
             if filename in placed:
                 return placed[filename]
     close = difflib.get_close_matches(filename, [file.path for d in datasets.values() for file in d.files])
@@ -166,10 +136,8 @@ def available(name: str, *, cache: str | Path | None = None) -> bool:
 
     Parameters
     ----------
-    name : str
-        The dataset's name in the registry.
-    cache : str or Path, optional
-        The folder to look into; by default ``data/cache`` of the project.
+    name, cache
+        As for `fetch`.
 
     Returns
     -------
@@ -181,9 +149,9 @@ def available(name: str, *, cache: str | Path | None = None) -> bool:
     DatasetError
         The dataset is unknown.
     """
-    dataset, folders = _dataset(name), _folders(cache)
+    dataset, folders = load_dataset(name), _folders(cache)
     if dataset.on_request:
-        return _home(dataset, folders) is not None
+        return dataset.home(folders) is not None
     return all(_search(file, folders)[0] for file in dataset.files)
 
 
@@ -196,7 +164,7 @@ def checksums(name: str, *, cache: str | Path | None = None) -> dict[str, str]:
     Parameters
     ----------
     name, cache
-        As for `available`.
+        As for `fetch`.
 
     Returns
     -------
@@ -208,18 +176,17 @@ def checksums(name: str, *, cache: str | Path | None = None) -> dict[str, str]:
     DatasetError
         The dataset is unknown, or has to be placed by hand.
     """
-    dataset = _dataset(name)
+    dataset = load_dataset(name)
     if dataset.on_request:
-        return {path: file_sha256(place) for path, place in _placed(dataset, _folders(cache)).items()}
+        return {path: file_sha256(place) for path, place in dataset.placed(_folders(cache)).items()}
     return {file.path: file.sha256 for file in dataset.files}
 
 
 def _whereabouts(dataset: Dataset, folders: dict[str, Path]) -> str:
     """Say where the files of a dataset are, by name and size alone."""
     if dataset.on_request:
-        home = _home(dataset, folders)
-        labels = [label for label, folder in folders.items() if folder / dataset.name == home]
-        return labels[0] if labels else "on request"
+        home = dataset.home(folders)
+        return next((label for label, folder in folders.items() if folder / dataset.name == home), "on request")
     found = set()
     for file in dataset.files:
         copies = _copies(file, folders).items()
@@ -241,7 +208,7 @@ def _list(datasets: dict[str, Dataset], folders: dict[str, Path]) -> None:
 def _verify(dataset: Dataset, folders: dict[str, Path], must_be_here: bool) -> bool:
     """Print a line for each local copy of each file; return whether all is well."""
     if dataset.on_request:
-        home = _home(dataset, folders)
+        home = dataset.home(folders)
         state = f"layout complete in {home}" if home else f"{dataset.name}: absent, or not whole"
         print(f"on request {state} (no checksum is published, so contents are not checked)")
         return home is not None or not must_be_here
@@ -278,7 +245,7 @@ def _run(chosen: argparse.Namespace) -> bool:
     for name in chosen.names or datasets:
         try:
             if chosen.command == "verify":
-                well = _verify(_dataset(name), folders, must_be_here=name in chosen.names) and well
+                well = _verify(load_dataset(name), folders, must_be_here=name in chosen.names) and well
             else:
                 for place in fetch(name, cache=chosen.cache, progress=True).values():
                     print(f"ok         {place}")
@@ -286,27 +253,6 @@ def _run(chosen: argparse.Namespace) -> bool:
             print(f"error: {error}", file=sys.stderr)
             well = False
     return well
-
-
-def _main(argv: list[str] | None) -> int:
-    try:
-        return 0 if _run(_parse(argv)) else 1
-    except (DatasetError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; no partial file is left", file=sys.stderr)
-        return 130
-
-
-def _discard_unread(stream) -> None:
-    """Send what a stream still holds to nowhere, if its reader is gone, so that Python can end in peace."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -320,16 +266,26 @@ def main(argv: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0 where all went well, 1 after an error, 130 after Ctrl-C, 141 where the reader of the output has
-        left (as in ``list | head -1``).
+        0 where all went well, 1 after an error, 130 after Ctrl-C, 141 where the reader of the output has left
+        (as in ``list | head -1``).
     """
     try:
-        status = _main(argv)
-        print(end="", flush=True)  # here, where a closed pipe is still caught
-        return status
+        try:
+            return 0 if _run(_parse(argv)) else 1
+        except (DatasetError, FileNotFoundError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\ninterrupted; no partial file is left", file=sys.stderr)
+            return 130
+        finally:
+            print(end="", flush=True)  # a closed pipe shows here, and not when Python ends
     except BrokenPipeError:
         for stream in filter(None, (sys.stdout, sys.stderr)):
-            _discard_unread(stream)
+            try:
+                stream.flush()
+            except BrokenPipeError:  # what it still holds goes nowhere, so that Python can end quietly
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 141
 
 

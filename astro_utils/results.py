@@ -381,12 +381,12 @@ def anchors(study: str) -> pd.DataFrame:
     return pd.DataFrame(content[study])
 
 
-def glue(**numbers: float | str) -> None:
-    """Make numbers available to the book's prose under their names, as plain floats and strings.
+def glue(**numbers: float) -> None:
+    """Make numbers available to the book's prose under their names, as ``{glue:text}`path::key:.2f```.
 
-    NumPy scalars would be rendered as nothing, so they are unwrapped here.
+    They are glued as plain floats: a NumPy scalar would be rendered as nothing.
     """
     from myst_nb import glue as myst_glue  # the book's tools are not needed to compute
 
     for key, value in numbers.items():
-        myst_glue(key, value if isinstance(value, str) else float(value), display=False)
+        myst_glue(key, float(value), display=False)

@@ -9,6 +9,7 @@ rule photoz_data:
     output:
         notebook="book/photoz/1_data.ipynb",
         sample=f"{PHOTOZ}/sample.parquet",
+        example=f"{PHOTOZ}/example_catalogue.csv",
     params:
         parameters=parameters("photoz/1_data"),
         partial=partial("photoz/1_data"),
@@ -57,7 +58,7 @@ rule photoz_predict:
         notebook="notebooks/photoz/4_predict.ipynb",
         modules=modules("notebooks/photoz/4_predict.ipynb"),
         published=sorted(str(p) for p in Path("data/published/photoz").glob("*")),
-        catalogue="data/examples/sdss_galaxies.csv",
+        catalogue=rules.photoz_data.output.example,
     output:
         notebook="book/photoz/4_predict.ipynb",
     params:
