@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+SCREEN_DPI = 100
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
@@ -72,15 +73,16 @@ def publish(run: Run, figure: Figure, name: str, caption: str) -> None:
     The alternative text for readers who do not see the figure stands in the metadata of the notebook's cell
     (``mystnb: {image: {alt: ...}}``), where the book takes it from.
     """
-    from IPython.display import Markdown, display
+    from IPython.display import Image, Markdown, display
 
     for suffix in ("png", "pdf"):
         # A PDF records when it was made unless told not to; equal figures should be equal files.
         metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
         with atomic(run.path(f"figures/{name}.{suffix}")) as temporary:
             figure.savefig(temporary, metadata=metadata)
+    width = round(figure.get_figwidth() * SCREEN_DPI)  # the file has more pixels, for sharp screens and print
     plt.close(figure)
-    display(figure)
+    display(Image(filename=run.path(f"figures/{name}.png"), width=width))
     links = " · ".join(_link(run, f"figures/{name}.{s}", s.upper()) for s in ("png", "pdf"))
     display(Markdown(f"**Figure.** {caption} *{_made_by(run)}* · {links}"))
 
@@ -90,7 +92,9 @@ def table(run: Run, frame: pd.DataFrame, name: str, caption: str) -> None:
     from IPython.display import HTML, Markdown, display
 
     run.write_table(f"tables/{name}.csv", frame)
-    html = frame.to_html(border=0, classes="table", na_rep="–", escape=False)
+    # On the page an interval goes below its value, or tables of scores would be wider than the page.
+    shown = frame.map(lambda cell: cell.replace(" [", "<br>[") if isinstance(cell, str) else cell)
+    html = shown.to_html(border=0, classes="table", na_rep="–", escape=False)
     # Wide tables scroll inside the page instead of pushing it apart.
     display(HTML(f'<div style="overflow-x: auto">{html}</div>'))
     display(Markdown(f"**Table.** {caption} *{_made_by(run)}* · {_link(run, f'tables/{name}.csv', 'CSV')}"))

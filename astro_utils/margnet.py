@@ -236,7 +236,7 @@ def _logistic(seed: int):
 
 
 def feature_rows(audit: Audit, profile: str, n_seeds: int, n_bootstrap: int) -> list[dict[str, Any]]:
-    """What each group of features carries: boosting trained on 80 % of the fields, tested on the others."""
+    """Score each group of features: boosting trained on 80 % of the fields, tested on the others."""
     cases = {name: (columns, _trees) for name, columns in FEATURE_GROUPS.items()}
     cases["all 24 features, logistic regression"] = (FEATURE_GROUPS["all 24 features"], _logistic)
     out = []

@@ -1,7 +1,7 @@
 """Pages that are made from results: the scoreboard of the landing page, the status page and the downloads.
 
-``python -m astro_utils.pages --profile quick --out book/_generated`` writes them as Markdown, which pages of the
-book include.
+``python -m astro_utils.pages --profile quick --out book/_generated`` writes them as Markdown, which pages of
+the book include.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def status(root: Path, profile: str) -> str:
         made_with = stamp["parameters"].get("profile_name", "–")
         link = f"[{stamp['notebook']}]({stamp['notebook']}.ipynb)"
         cells = (link, kind, made_with, _duration(stamp["wall_time_s"]), f"`{stamp['commit']}`")
-        cells += (stamp["device"], stamp["finished"].replace("T", " ").rstrip("Z"))
+        cells += (stamp["device"].split(" (")[0], stamp["finished"].replace("T", " ").rstrip("Z"))
         lines.append("| " + " | ".join(cells) + " |")
     versions = {name: v for _, stamp in _stamps(root, profile)[:1] for name, v in stamp["versions"].items()}
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -27,7 +27,7 @@ from astro_utils.models.mdn import MixtureDensityNetwork, RedshiftEnsemble
 from astro_utils.models.neighbours import NeighbourRedshift
 from astro_utils.photometry import SDSS_BANDS
 from astro_utils.results import atomic, metric_row
-from astro_utils.splits import check_disjoint, group_folds, hold_out
+from astro_utils.splits import check_disjoint, group_folds, hold_out, sky_pixels
 from astro_utils.training import TrainingConfig, fit, predict, seeded
 
 __all__ = [
@@ -121,6 +121,8 @@ class Task:
         Among :data:`FEATURE_SETS`; nearest neighbours always use model magnitudes.
     seed, fold, n_folds : int
         Which galaxies are tested.
+    nside : int
+        HEALPix resolution of the sky split (0: split by galaxy).
     n_train : int
         Training galaxies at most (0: all of the other folds).
     members, epochs : int
@@ -133,17 +135,18 @@ class Task:
     seed: int
     fold: int
     n_folds: int
+    nside: int = 8
     n_train: int = 0
     members: int = 5
     epochs: int = 60
 
 
 def fit_ensemble(
-    x: np.ndarray, z: np.ndarray, pixels: np.ndarray, members: int, epochs: int, seed: int
+    x: np.ndarray, z: np.ndarray, groups: np.ndarray, members: int, epochs: int, seed: int
 ) -> RedshiftEnsemble:
-    """Train `members` networks on features (N, F), redshifts (N,) and sky pixels (N,).
+    """Train `members` networks on features (N, F), redshifts (N,) and groups (N,), such as sky pixels.
 
-    Each member holds out its own tenth of the pixels to stop on, so that the ensemble as a whole has seen
+    Each member holds out its own tenth of the groups to stop on, so that the ensemble as a whole has seen
     every galaxy, and no member stops on a galaxy it was trained on.
     """
     mean, std = np.nanmean(x, 0), np.maximum(np.nanstd(x, 0), 1e-6)
@@ -155,20 +158,20 @@ def fit_ensemble(
     networks = []
     for member in range(members):
         member_seed = 1000 * seed + member
-        held = hold_out(pixels, 0.1, member_seed)
+        held = hold_out(groups, 0.1, member_seed)
         network = seeded(member_seed, build)
         fit(
             network,
             lambda model, batch: model.loss(*batch),
             (inputs[~held], target[~held]),
             (inputs[held], target[held]),
-            TrainingConfig(epochs=epochs, seed=member_seed),
+            TrainingConfig(epochs=epochs, batch_size=512, learning_rate=3e-3, seed=member_seed),
         )
         networks.append(network.cpu())
     return RedshiftEnsemble(networks, blank.mean, blank.std).eval()
 
 
-def _answers(task: Task, x, z, pixels, x_test, neighbour_columns: int) -> dict[str, np.ndarray]:
+def _answers(task: Task, x, z, groups, x_test, neighbour_columns: int) -> dict[str, np.ndarray]:
     """Fit what `task` asks for and return a cdf (N_test, G) for each of its models."""
     cdfs: dict[str, np.ndarray] = {}
     if TRIVIAL in task.models:
@@ -178,9 +181,9 @@ def _answers(task: Task, x, z, pixels, x_test, neighbour_columns: int) -> dict[s
         estimator = NeighbourRedshift().fit(x[:, :neighbour_columns], z)
         cdfs[NEIGHBOURS] = estimator.cdf(x_test[:, :neighbour_columns], GRID)
     if {BOOSTING, POOL} & set(task.models):
-        cdfs[BOOSTING] = BoostedRedshift(seed=task.seed).fit(x, z, pixels).cdf(x_test, GRID)
+        cdfs[BOOSTING] = BoostedRedshift(seed=task.seed).fit(x, z, groups).cdf(x_test, GRID)
     if {NETWORK, ENSEMBLE, POOL} & set(task.models):
-        ensemble = fit_ensemble(x, z, pixels, task.members, task.epochs, task.seed)
+        ensemble = fit_ensemble(x, z, groups, task.members, task.epochs, task.seed)
         one = RedshiftEnsemble(list(ensemble.members[:1]), ensemble.mean, ensemble.std)
         for name, model in ((NETWORK, one), (ENSEMBLE, ensemble)):
             cdfs[name] = predict(partial(model.cdf, grid=_grid()), torch.from_numpy(x_test)).numpy()
@@ -194,23 +197,27 @@ def _grid() -> torch.Tensor:
     return torch.from_numpy(GRID.astype(np.float32))
 
 
-def split(sample: pd.DataFrame, seed: int, fold: int, n_folds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of training and test galaxies, which share no sky pixel."""
-    pixels = sample["pixel"].to_numpy()
-    folds = group_folds(pixels, n_folds, seed)
+def split(
+    sample: pd.DataFrame, seed: int, fold: int, n_folds: int, nside: int = 8
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row numbers of training and test galaxies, which share no group, and the group of every galaxy.
+
+    Groups are HEALPix pixels of resolution `nside`, or single galaxies where `nside` is 0.
+    """
+    groups = sky_pixels(sample["ra"], sample["dec"], nside) if nside else np.arange(len(sample))
+    folds = group_folds(groups, n_folds, seed)
     train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-    check_disjoint(pixels[train], pixels[test], "sky pixels")
-    return train, test
+    check_disjoint(groups[train], groups[test], "groups of the split")
+    return train, test, groups
 
 
 def _run(task: Task, sample: pd.DataFrame) -> pd.DataFrame:
     """Run one task; one row for each model and galaxy tested."""
-    train, test = split(sample, task.seed, task.fold, task.n_folds)
+    train, test, groups = split(sample, task.seed, task.fold, task.n_folds, task.nside)
     if task.n_train:
         train = np.random.default_rng(task.seed).permutation(train)[: task.n_train]
     x, z = features(sample, task.feature_set).to_numpy(), sample["z"].to_numpy()
-    pixels = sample["pixel"].to_numpy()
-    answers = _answers(task, x[train], z[train], pixels[train], x[test], len(_MODEL) + len(_COLOURS))
+    answers = _answers(task, x[train], z[train], groups[train], x[test], len(_MODEL) + len(_COLOURS))
     tables = []
     for model, cdf in answers.items():
         out = pd.DataFrame({"row": test, "z_spec": z[test], "model": model})

@@ -30,6 +30,7 @@ __all__ = [
     "locate",
 ]
 
+
 def _folders(cache: str | Path | None) -> dict[str, Path]:
     """Return the folders that may hold a file, by the name that messages use, in the order of the search."""
     root, folders = project_root(), {}
@@ -186,7 +187,9 @@ def _whereabouts(dataset: Dataset, folders: dict[str, Path]) -> str:
     """Say where the files of a dataset are, by name and size alone."""
     if dataset.on_request:
         home = dataset.home(folders)
-        return next((label for label, folder in folders.items() if folder / dataset.name == home), "on request")
+        return next(
+            (label for label, folder in folders.items() if folder / dataset.name == home), "on request"
+        )
     found = set()
     for file in dataset.files:
         copies = _copies(file, folders).items()

@@ -244,7 +244,11 @@ def _device() -> str:
 
 
 def provenance(
-    notebook: str, parameters: Mapping[str, Any], datasets: Mapping[str, str], wall_time_s: float
+    notebook: str,
+    parameters: Mapping[str, Any],
+    datasets: Mapping[str, str],
+    commit: str,
+    wall_time_s: float,
 ) -> dict[str, Any]:
     """Describe a run: what ran, with which parameters, code, versions, data, on what, for how long.
 
@@ -256,13 +260,15 @@ def provenance(
         The notebook's parameters.
     datasets : mapping
         File name to SHA-256 of every input file.
+    commit : str
+        Of the code, when the run began.
     wall_time_s : float
         Seconds from start to finish.
     """
     return {
         "notebook": notebook,
         "parameters": dict(parameters),
-        "commit": _commit(project_root()),
+        "commit": commit,
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "datasets": dict(datasets),
         "device": _device(),
@@ -297,6 +303,7 @@ class Run:
         self.folder = project_root() / self.results_dir
         self.folder.mkdir(parents=True, exist_ok=True)
         self._start = time.monotonic()
+        self._commit = _commit(project_root())  # now: a long run may end after the next commit
 
     def path(self, name: str) -> Path:
         """Path of the file `name` in the run directory; its folder is made."""
@@ -333,7 +340,8 @@ class Run:
 
     def finish(self) -> None:
         """Write the provenance stamp, ``provenance/<notebook's name>.json``."""
-        stamp = provenance(self.notebook, self.parameters, self.datasets, time.monotonic() - self._start)
+        seconds = time.monotonic() - self._start
+        stamp = provenance(self.notebook, self.parameters, self.datasets, self._commit, seconds)
         write_json(self.path(f"provenance/{Path(self.notebook).name}.json"), stamp)
 
 

@@ -33,13 +33,17 @@ def publish(results: Path, target: Path) -> list[Path]:
                 raise ValueError(f"{stamp}: made at {commit}; commit first, so that the run can be repeated")
         for source in [*sorted(folder.iterdir()), *stamps]:
             if source.stat().st_size > LIMIT:
-                raise ValueError(f"{source}: {source.stat().st_size:,} bytes; published files stay below {LIMIT:,}")
+                raise ValueError(
+                    f"{source}: {source.stat().st_size:,} bytes; published files stay below {LIMIT:,}"
+                )
             place = target / study.name / ("provenance" if source in stamps else "") / source.name
             with atomic(place) as temporary:
                 shutil.copyfile(source, temporary)
             copies.append(place)
     if not copies:
-        raise ValueError(f"{results}: no folder publish/ in any study; run `make book` with this profile first")
+        raise ValueError(
+            f"{results}: no folder publish/ in any study; run `make book` with this profile first"
+        )
     return copies
 
 

@@ -32,7 +32,7 @@ def refresh(path: Path) -> None:
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            checked = "NBVAL_CHECK_OUTPUT" in cell.source
+            checked = "nbval-check-output" in cell.metadata.get("tags", [])
             kept = [text_of(output) for output in cell.outputs] if checked else []
             cell.outputs = [output for output in kept if output is not None]
         cell.metadata.pop("execution", None)

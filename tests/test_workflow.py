@@ -1,0 +1,110 @@
+"""The workflow: what reruns when something changes, and what a failed notebook leaves behind."""
+
+import json
+import shutil
+
+import pytest
+from conftest import ROOT, copy_checkout, snakemake
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def planned(folder) -> set[str]:
+    """Rules that the workflow would run now."""
+    done = snakemake(folder, "--dry-run", "--quiet", "host")
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = (done.stdout + done.stderr).splitlines()
+    return {line.split()[1].rstrip(":") for line in lines if line.startswith(("rule ", "localrule "))}
+
+
+def test_nothing_runs_when_nothing_changed(built):
+    assert planned(built) == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "reruns"),
+    [
+        ("astro_utils/margnet.py", {"margformer_audit", "pages", "book", "all"}),
+        ("astro_utils/pages.py", {"pages", "book", "all"}),
+        (
+            "astro_utils/predictor.py",
+            {"photoz_train", "photoz_results", "photoz_predict", "pages", "book", "all"},
+        ),
+    ],
+)
+def test_a_changed_module_reruns_only_what_imports_it(built, module, reruns):
+    path = built / module
+    original = path.read_bytes()
+    try:
+        path.write_bytes(original + b"\n# changed\n")
+        assert planned(built) == reruns
+    finally:
+        path.write_bytes(original)
+    assert planned(built) == set(), "back to the same content, nothing should run"
+
+
+def test_a_module_of_a_module_counts(built):
+    """The audit imports conformal only through margnet."""
+    path = built / "astro_utils" / "conformal.py"
+    original = path.read_bytes()
+    try:
+        path.write_bytes(original + b"\n# changed\n")
+        assert "margformer_audit" in planned(built)
+        assert "photoz_train" not in planned(built)
+    finally:
+        path.write_bytes(original)
+
+
+def test_a_failed_notebook_is_kept_outside_the_book_and_its_error_shown(tmp_path):
+    folder = copy_checkout(tmp_path / "checkout")
+    source = folder / "notebooks" / "photoz" / "1_data.ipynb"
+    notebook = json.loads(source.read_text())
+    cell = next(
+        c for c in notebook["cells"] if c["cell_type"] == "code" and "galaxy_sample" in "".join(c["source"])
+    )
+    cell["source"] = ["raise RuntimeError('the sky is falling')"]
+    source.write_text(json.dumps(notebook))
+    # Without the audit, which does not depend on the broken notebook, the test is quicker.
+    done = snakemake(folder, "book/photoz/3_results.ipynb", "book/photoz/4_predict.ipynb")
+    assert done.returncode != 0
+    assert "the sky is falling" in done.stdout + done.stderr
+    kept = json.loads((folder / "results" / "smoke" / "failed" / "photoz" / "1_data.ipynb").read_text())
+    errors = [o for c in kept["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
+    assert errors[0]["evalue"] == "the sky is falling"
+    assert not list((folder / "book" / "photoz").glob("*.ipynb")), (
+        "nothing of the broken branch is in the book"
+    )
+
+
+def test_profile_with_an_unknown_notebook_is_refused(tmp_path):
+    folder = copy_checkout(tmp_path / "checkout")
+    path = folder / "workflow" / "parameters" / "smoke.yaml"
+    path.write_text("photoz/9_nothing: {n_seeds: 1}\n")
+    done = snakemake(folder, "--dry-run")
+    assert done.returncode != 0
+    assert "notebooks/photoz/9_nothing.ipynb is not there" in done.stdout + done.stderr
+
+
+def test_every_profile_names_parameters_that_its_notebooks_have():
+    import yaml
+
+    for profile in (ROOT / "workflow" / "parameters").glob("*.yaml"):
+        for name, given in (yaml.safe_load(profile.read_text()) or {}).items():
+            cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+            tagged = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
+            known = {line.split(":")[0] for line in "".join(tagged["source"]).splitlines() if ":" in line}
+            assert set(given) <= known, f"{profile.name}: {name} has no parameter {set(given) - known}"
+
+
+def test_publishing_needs_something_to_publish(tmp_path):
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "workflow" / "publish.py"), "no-such-profile"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and "no folder publish/" in done.stderr
+    assert shutil.which("snakemake"), "the tests run inside the environment of `make test`"
