@@ -87,13 +87,19 @@ def publish(run: Run, figure: Figure, name: str, caption: str) -> None:
     display(Markdown(f"**Figure.** {caption} *{_made_by(run)}* · {links}"))
 
 
+def _lay_out(cell: object) -> object:
+    """Put the interval of a score below its value, neither of them broken, to keep tables narrow."""
+    if not isinstance(cell, str) or " [" not in cell:
+        return cell
+    return cell.replace(" [", "<br>[").replace(" ", "\u00a0")
+
+
 def table(run: Run, frame: pd.DataFrame, name: str, caption: str) -> None:
     """Save `frame` as CSV, show it, and print its caption with the download and what made it."""
     from IPython.display import HTML, Markdown, display
 
     run.write_table(f"tables/{name}.csv", frame)
-    # On the page an interval goes below its value, or tables of scores would be wider than the page.
-    shown = frame.map(lambda cell: cell.replace(" [", "<br>[") if isinstance(cell, str) else cell)
+    shown = frame.map(_lay_out).rename_axis(index=[None] * frame.index.nlevels)
     html = shown.to_html(border=0, classes="table", na_rep="–", escape=False)
     # Wide tables scroll inside the page instead of pushing it apart.
     display(HTML(f'<div style="overflow-x: auto">{html}</div>'))
@@ -176,6 +182,9 @@ def scores_against_size(axes: Axes, rows: pd.DataFrame, metric: str, models: Seq
         errors = np.abs(part[[f"{metric}_lo", f"{metric}_hi"]].T.to_numpy() - part[metric].to_numpy())
         axes.errorbar(part["n_train"], part[metric], errors, marker=MARKERS[i], ms=5, capsize=2, label=model)
     axes.set(xscale="log", xlabel="training galaxies")
+    sizes = sorted(rows["n_train"].unique())
+    axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+    axes.minorticks_off()
     axes.legend(fontsize=8)
 
 

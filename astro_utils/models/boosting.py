@@ -46,20 +46,19 @@ class BoostedRedshift:
         )
 
     def fit(self, features: np.ndarray, z: np.ndarray, groups: np.ndarray) -> BoostedRedshift:
-        """Fit to features (N, F; NaN means not measured), redshifts (N,) and sky pixels (N,).
+        """Fit to features (N, F; NaN means not measured), redshifts (N,) and groups (N,).
 
-        The residuals that set the scale and the shape come from five-fold cross-validation by sky pixel: the
-        residuals of the fit itself are too small.
+        The residuals and the scales that set the shape come from five-fold cross-validation by group: those
+        of the fit itself are too small, and a scale fitted to a residual knows it.
         """
         folds = GroupKFold(5)
-        held_out = cross_val_predict(self._location, features, z, groups=groups, cv=folds)
-        residual = z - held_out
-        self._scale.fit(features, np.log(np.maximum(np.abs(residual), 1e-5)))
-        self._floor = 0.0
-        scale = self._sigma(features)
+        residual = z - cross_val_predict(self._location, features, z, groups=groups, cv=folds)
+        target = np.log(np.maximum(np.abs(residual), 1e-5))
+        scale = np.exp(cross_val_predict(self._scale, features, target, groups=groups, cv=folds))
         self._floor = self.FLOOR * float(np.median(scale))
         # 200 quantiles, not every residual: the density is the slope between them, and must not be noise.
         self._shape = np.quantile(residual / np.maximum(scale, self._floor), self.LEVELS)
+        self._scale.fit(features, target)
         self._location.fit(features, z)
         return self
 
