@@ -120,6 +120,7 @@ def to_qp(cdf: np.ndarray, grid: np.ndarray):
     import qp  # an optional dependency
 
     _check(cdf, grid)
-    density = np.diff(cdf, axis=1) / np.diff(grid)
+    # Rounding in float32 can make a flat part of a cdf fall by 1e-8; a density must not be negative.
+    density = np.maximum(np.diff(cdf.astype(float), axis=1), 0.0) / np.diff(grid)
     middle = 0.5 * (grid[1:] + grid[:-1])
     return qp.Ensemble(qp.interp, data={"xvals": middle, "yvals": density})

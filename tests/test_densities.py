@@ -46,15 +46,15 @@ def test_crps_of_certainty_is_the_absolute_error():
 def test_crps_does_not_depend_on_an_uneven_grid():
     uneven = np.unique(np.concatenate([np.linspace(0, 2, 300), np.linspace(0.6, 1.4, 4000)]))
     z = np.array([0.97, 0.93, 1.4])
-    np.testing.assert_allclose(
-        crps(gaussians(grid=uneven), uneven, z), crps(gaussians(), GRID, z), rtol=1e-3
-    )
+    np.testing.assert_allclose(crps(gaussians(grid=uneven), uneven, z), crps(gaussians(), GRID, z), rtol=1e-3)
 
 
 @pytest.mark.parametrize("offset", [-2.0, 0.0, 1.3])
 def test_cde_loss_of_a_gaussian(offset):
     width = GRID[1] - GRID[0]
-    z = (np.floor((MEAN + offset * SIGMA) / width) + 0.5) * width  # p is one number from grid point to grid point
+    z = (
+        np.floor((MEAN + offset * SIGMA) / width) + 0.5
+    ) * width  # p is one number from grid point to grid point
     expected = 1 / (2 * SIGMA * np.sqrt(np.pi)) - 2 * stats.norm.pdf(z, MEAN, SIGMA)
     np.testing.assert_allclose(cde_loss(gaussians(), GRID, z), expected, rtol=1e-3)
 
