@@ -1,4 +1,4 @@
-"""Run directories, provenance, metrics and the numbers that the book prints.
+"""Run directories, metrics and the numbers that the book prints.
 
 Every notebook opens one :class:`Run`, writes its files through it and closes it, which leaves a provenance
 stamp beside the results::
@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ import numpy as np
 import pandas as pd
 
 from astro_utils.paths import project_root
+from astro_utils.provenance import commit_of, provenance
 
 __all__ = [
     "KEYS",
@@ -39,7 +37,6 @@ __all__ = [
     "format_scores",
     "glue",
     "metric_row",
-    "provenance",
     "published",
     "read_metrics",
     "select",
@@ -50,7 +47,6 @@ __all__ = [
 #: What identifies a row of ``metrics.json``, in this order, for every study.
 KEYS = ("profile", "sky", "experiment", "model", "n_train", "n_test", "seeds")
 SKIES = ("real", "simulated")
-PACKAGES = ("astro_utils", "astropy", "kcorrect", "numpy", "pandas", "scikit-learn", "torch")
 
 
 @contextmanager
@@ -204,77 +200,7 @@ def published(study: str, name: str = "metrics.json") -> Path:
     return project_root() / "data" / "published" / study / name
 
 
-# ------------------------------------------------------------------------------------------- provenance
-
-
-def _commit(root: Path) -> str:
-    """Return the commit of the repository at `root`, with ``+changes`` where tracked files differ."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _device() -> str:
-    """Name the accelerator, or the processor where there is none."""
-    import torch  # slow to import, and a page that only reads metrics does without
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    return f"CPU, {os.cpu_count()} cores ({model})"
-
-
-def provenance(
-    notebook: str,
-    parameters: Mapping[str, Any],
-    datasets: Mapping[str, str],
-    commit: str,
-    wall_time_s: float,
-) -> dict[str, Any]:
-    """Describe a run: what ran, with which parameters, code, versions, data, on what, for how long.
-
-    Parameters
-    ----------
-    notebook : str
-        Its path below ``notebooks/``, without the suffix, such as ``photoz/2_train``.
-    parameters : mapping
-        The notebook's parameters.
-    datasets : mapping
-        File name to SHA-256 of every input file.
-    commit : str
-        Of the code, when the run began.
-    wall_time_s : float
-        Seconds from start to finish.
-    """
-    return {
-        "notebook": notebook,
-        "parameters": dict(parameters),
-        "commit": commit,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "datasets": dict(datasets),
-        "device": _device(),
-        "wall_time_s": round(wall_time_s, 1),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+# -------------------------------------------------------------------------------------------------- runs
 
 
 @dataclass
@@ -303,7 +229,7 @@ class Run:
         self.folder = project_root() / self.results_dir
         self.folder.mkdir(parents=True, exist_ok=True)
         self._start = time.monotonic()
-        self._commit = _commit(project_root())  # now: a long run may end after the next commit
+        self._commit = commit_of(project_root())  # now: a long run may end after the next commit
 
     def path(self, name: str) -> Path:
         """Path of the file `name` in the run directory; its folder is made."""

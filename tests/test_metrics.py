@@ -115,6 +115,18 @@ def test_calibration_error_of_a_known_case():
     assert classification_scores(labels, p)["ece"] == pytest.approx(0, abs=1e-12)
 
 
+def test_calibration_error_has_fifteen_equal_bins():
+    labels, p = answers(np.random.default_rng(5), 3000, 3)
+    top, right = p.max(1), p.argmax(1) == labels
+    expected = 0.0
+    for k in range(15):
+        inside = (top >= k / 15) & (top < (k + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(top[inside].mean() - right[inside].mean())
+    assert classification_scores(labels, p)["ece"] == pytest.approx(expected)
+    assert expected > 0.01, "the case is miscalibrated enough to tell bins apart"
+
+
 def test_certain_and_right_is_perfect_and_certain_and_wrong_is_finite():
     labels = np.array([0, 1, 0, 1])
     p = np.eye(2)[labels]

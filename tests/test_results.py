@@ -19,7 +19,6 @@ from astro_utils.results import (
     atomic,
     format_scores,
     metric_row,
-    provenance,
     read_metrics,
     select,
     write_json,
@@ -119,13 +118,13 @@ def test_metrics_read_back_as_written(tmp_path):
 
 def test_writing_metrics_needs_rows_that_are_whole_and_distinct(tmp_path):
     path = tmp_path / "metrics.json"
-    with pytest.raises(ValueError, match="metrics.json: no metric rows to write"):
+    with pytest.raises(ValueError, match=r"metrics\.json: no metric rows to write"):
         write_metrics(path, [])
     short = row()
     del short["sky"]
     with pytest.raises(ValueError, match=r"row 1 lacks \['sky'\]"):
         write_metrics(path, [row("other"), short])
-    with pytest.raises(ValueError, match="rows with the same key .*'boosting'"):
+    with pytest.raises(ValueError, match=r"rows with the same key .*'boosting'"):
         write_metrics(path, [row(), row("other"), row(metrics={"auc": 1.0})])
     assert not path.exists()
     write_metrics(path, [row(), row(sky="simulated"), row(seeds=3), row(n_train=0), row(profile="full")])
@@ -149,7 +148,7 @@ def test_a_damaged_metrics_file_is_named(tmp_path, text, message):
 
 
 def test_an_absent_metrics_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="audit.json: no metrics here; run the notebook"):
+    with pytest.raises(FileNotFoundError, match=r"audit\.json: no metrics here; run the notebook"):
         read_metrics(tmp_path / "audit.json")
 
 
@@ -270,16 +269,28 @@ def test_the_commit_says_whether_tracked_files_were_changed(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     # Inside another checkout, git would find that one.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    stamps = [provenance("a", {}, {}, 1.0)["commit"]]
+
+    def commit():
+        run = Run("results", "a", {})
+        run.finish()
+        return json.loads(run.path("provenance/a.json").read_text())["commit"]
+
+    stamps = [commit()]
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "first")
-    (tmp_path / "untracked.txt").touch()
-    stamps.append(provenance("a", {}, {}, 1.0)["commit"])
+    stamps.append(commit())
     (tmp_path / "_config.yml").write_text("a: 2\n")
-    stamps.append(provenance("a", {}, {}, 1.0)["commit"])
+    stamps.append(commit())
     head = git("rev-parse", "HEAD")[:12]
     assert stamps == ["not a git checkout", head, f"{head}+changes"]
+    # A long run is of the commit at which it began.
+    git("commit", "-q", "-a", "-m", "second")
+    run = Run("results", "a", {})
+    (tmp_path / "_config.yml").write_text("a: 3\n")
+    run.finish()
+    stamp = json.loads(run.path("provenance/a.json").read_text())
+    assert stamp["commit"] == git("rev-parse", "HEAD")[:12] != head
 
 
 # -------------------------------------------------------------------------------------------- the book

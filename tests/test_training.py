@@ -36,7 +36,8 @@ def weights(model):
 
 def trained(config=CONFIG, loss=squares, checkpoint=None, train=TRAIN, weight_seed=0, dropout=0.2):
     model = seeded(weight_seed, lambda: network(dropout))
-    return model, fit(model, loss, train, VALIDATION, config, checkpoint)
+    history = fit(model, loss, train, VALIDATION, config, checkpoint)
+    return model.cpu(), history
 
 
 def same(one, other):
@@ -71,7 +72,7 @@ def test_initial_weights_and_batches_have_seeds_of_their_own():
 
 def test_the_loop_learns_a_line_and_the_learning_rate_ends_at_zero():
     config = TrainingConfig(epochs=40, batch_size=16, learning_rate=0.03, patience=40)
-    model, history = trained(config, dropout=0.0)
+    _, history = trained(config, dropout=0.0)
     assert history.best_loss < 0.2, "noise of 0.3 leaves 0.09; the variance of the target is 3"
     assert len(history.train_loss) == len(history.validation_loss) == 40
     late, early = (abs(history.train_loss[i] - history.train_loss[i - 1]) for i in (-1, 2))
@@ -91,13 +92,13 @@ def test_weights_of_the_best_epoch_are_restored_not_those_of_the_last(tmp_path):
     config = TrainingConfig(epochs=60, batch_size=16, learning_rate=0.02, patience=7)
     path = tmp_path / "checkpoint.pt"
     history = fit(model, squares, train, validation, config, path)
-    losses = history.validation_loss
+    losses, model = history.validation_loss, model.cpu()
     assert history.best_loss == min(losses) == losses[history.best_epoch]
     assert 0 < history.best_epoch < len(losses) - 1 and losses[-1] > 3 * history.best_loss
     assert len(losses) == history.best_epoch + 1 + config.patience, "stops when patience is over"
     with torch.no_grad():
         assert squares(model, validation).mean().item() == pytest.approx(history.best_loss, rel=1e-6)
-    last = torch.load(path, weights_only=True)["model"]["weight"]
+    last = torch.load(path, map_location="cpu", weights_only=True)["model"]["weight"]
     assert not torch.equal(model.weight, last)
     assert not model.training
 
@@ -187,9 +188,11 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path, change):
 def test_checkpoint_holds_only_what_is_safe_to_load(tmp_path):
     path = tmp_path / "checkpoint.pt"
     model, history = trained(checkpoint=path)
-    state = torch.load(path, weights_only=True)  # refuses anything but tensors and plain containers
+    state = torch.load(
+        path, map_location="cpu", weights_only=True
+    )  # refuses anything but tensors and plain containers
     assert state["history"]["best_epoch"] == history.best_epoch
-    assert torch.equal(state["best"]["0.weight"], model[0].weight.cpu())
+    assert torch.equal(state["best"]["0.weight"], model[0].weight)
 
 
 def test_global_generator_is_left_as_it_was(tmp_path):
@@ -229,7 +232,9 @@ def test_a_training_loss_that_is_not_finite_stops_the_loop(value):
     def broken(model, batch):
         return squares(model, batch) * (value if model.training else 1.0)
 
-    with pytest.raises(FloatingPointError, match=f"training loss is {value} in epoch 0; lower the learning"):
+    with pytest.raises(
+        FloatingPointError, match=r"training loss is (nan|inf) in epoch 0; lower the learning"
+    ):
         trained(loss=broken)
 
 
@@ -256,4 +261,5 @@ def test_prediction_in_batches_is_prediction_at_once(batch_size):
 
 
 def test_the_example_of_the_module_runs():
-    assert doctest.testmod(training) == (0, 4)
+    outcome = doctest.testmod(training)
+    assert outcome.failed == 0 and outcome.attempted > 3

@@ -65,7 +65,7 @@ def test_a_failed_notebook_is_kept_outside_the_book_and_its_error_shown(tmp_path
     cell["source"] = ["raise RuntimeError('the sky is falling')"]
     source.write_text(json.dumps(notebook))
     # Without the audit, which does not depend on the broken notebook, the test is quicker.
-    done = snakemake(folder, "book/photoz/3_results.ipynb", "book/photoz/4_predict.ipynb")
+    done = snakemake(folder, "--", "book/photoz/3_results.ipynb", "book/photoz/4_predict.ipynb")
     assert done.returncode != 0
     assert "the sky is falling" in done.stdout + done.stderr
     kept = json.loads((folder / "results" / "smoke" / "failed" / "photoz" / "1_data.ipynb").read_text())
