@@ -4,6 +4,9 @@ PYTHON  ?= python3.11
 CORES   ?= all
 PORT    ?= 8000
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+
 VENV  := .venv
 READY := $(VENV)/.ready
 BIN   := $(CURDIR)/$(VENV)/bin
@@ -15,7 +18,7 @@ export MPLBACKEND := agg
 
 help:  ## Show this help
 	@echo "Pixels to Physics. Targets:"
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F"|" '{printf "%-18s %s\n", $$1, $$2}'
 	@echo "Options: PROFILE=smoke|quick|full (now $(PROFILE)), CORES=n, PYTHON=python3.x, PORT=n"
 
 $(READY): requirements.lock pyproject.toml
@@ -23,7 +26,9 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "$(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "--- environment: .venv, pinned by requirements.lock (one to three minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --progress-bar on -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock 2>&1 | \
+		grep --line-buffered -E '^(Collecting|Installing|Successfully|ERROR|error)' || \
+		{ test $${PIPESTATUS[0]} = 0 || exit 1; }
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
@@ -58,7 +63,7 @@ references: $(READY)  ## Execute every notebook at its defaults and keep the out
 publish: $(READY)  ## Keep the results of PROFILE with the repository, in data/published
 	@python workflow/publish.py $(PROFILE)
 
-lock: ## Pin the newest versions that pyproject.toml admits into requirements.lock and environment.yml
+lock: ## Pin the newest versions that pyproject.toml admits into requirements.lock
 	@$(PYTHON) workflow/lock.py
 
 clean: ## Remove results, executed notebooks and the built book (not .venv, not downloaded data)

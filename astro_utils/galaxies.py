@@ -2,8 +2,7 @@
 
 Both end in the same columns, the *sample columns*: ``model_mag_u`` ... ``model_mag_z`` and ``petro_mag_*``,
 asinh AB magnitudes corrected for Galactic extinction; ``model_err_*`` and ``petro_err_*``, their errors in
-magnitudes; ``extinction_r`` in magnitudes; ``j_mag``, ``h_mag``, ``k_mag``, 2MASS extended-source Vega
-magnitudes, NaN where not measured.
+magnitudes; ``extinction_r`` in magnitudes.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from astropy.io import fits
+from astropy.table import Table
 
 from astro_utils.photometry import SDSS_BANDS, asinh_magnitudes, asinh_to_flux, deredden
 from astro_utils.splits import sky_pixels
 
 __all__ = [
     "CATALOGUE_COLUMNS",
-    "OPTIONAL_COLUMNS",
     "as_catalogue",
     "galaxy_sample",
     "read_catalogue",
@@ -37,12 +36,6 @@ CATALOGUE_COLUMNS = {
     **{f"petroMag_{b}": "mag, SDSS asinh AB, as observed" for b in SDSS_BANDS},
     **{f"petroMagErr_{b}": "mag" for b in SDSS_BANDS},
     **{f"extinction_{b}": "mag" for b in SDSS_BANDS},
-}
-#: Columns that may be absent, or NaN where 2MASS did not see the galaxy.
-OPTIONAL_COLUMNS = {
-    "j_m_ext": "mag, Vega (2MASS extended)",
-    "h_m_ext": "mag, Vega",
-    "k_m_ext": "mag, Vega",
 }
 
 
@@ -72,7 +65,8 @@ def galaxy_sample(nside: int = 8) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        The sample columns and ``ra``, ``dec`` (degrees), ``z`` (spectroscopic), ``pixel``, ``source_row`` in
+        The sample columns; ``j_mag``, ``h_mag``, ``k_mag``, 2MASS extended-source Vega magnitudes, NaN where
+        not measured; ``ra``, ``dec`` (degrees), ``z`` (spectroscopic), ``pixel``, ``source_row`` in
         the file, and ``n_bad``, the number of bands without a positive inverse variance. No row is dropped.
     """
     table = _wheel_table()
@@ -104,7 +98,7 @@ def as_catalogue(rows: np.ndarray) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        The columns of :data:`CATALOGUE_COLUMNS` and :data:`OPTIONAL_COLUMNS`, and ``z_spec``.
+        The columns of :data:`CATALOGUE_COLUMNS`, and ``z_spec``.
     """
     table = {name: values[rows] for name, values in _wheel_table().items()}
     columns = {}
@@ -113,8 +107,6 @@ def as_catalogue(rows: np.ndarray) -> pd.DataFrame:
         for name, values in zip(("Mag", "MagErr"), asinh_magnitudes(flux, ivar), strict=True):
             columns |= {f"{kind}{name}_{b}": values[:, i] for i, b in enumerate(SDSS_BANDS)}
     columns |= {f"extinction_{b}": table["EXTINCTION"][:, i] for i, b in enumerate(SDSS_BANDS)}
-    for name, source in zip(OPTIONAL_COLUMNS, _INFRARED.values(), strict=True):
-        columns[name] = np.where(table[source] > 0, table[source], np.nan)
     return pd.DataFrame(columns | {"z_spec": table["Z"]})
 
 
@@ -124,7 +116,7 @@ def read_catalogue(path: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     path : path
-        A table with the columns :data:`CATALOGUE_COLUMNS`, and :data:`OPTIONAL_COLUMNS` where measured.
+        A table with the columns :data:`CATALOGUE_COLUMNS`; others are left aside.
 
     Returns
     -------
@@ -144,10 +136,7 @@ def read_catalogue(path: str | Path) -> pd.DataFrame:
     table = _read_table(path)
     missing = [name for name in CATALOGUE_COLUMNS if name not in table]
     if missing:
-        raise ValueError(
-            f"{path}: no column {', '.join(missing)}; expected {', '.join(CATALOGUE_COLUMNS)} "
-            f"(optional: {', '.join(OPTIONAL_COLUMNS)})"
-        )
+        raise ValueError(f"{path}: no column {', '.join(missing)}; expected {', '.join(CATALOGUE_COLUMNS)}")
     if table.empty:
         raise ValueError(f"{path}: no rows")
     for name in CATALOGUE_COLUMNS:
@@ -159,25 +148,23 @@ def read_catalogue(path: str | Path) -> pd.DataFrame:
     flux, ivar = {}, {}
     for kind in ("model", "petro"):
         flux[kind], ivar[kind] = asinh_to_flux(stacked[f"{kind}Mag"], stacked[f"{kind}MagErr"])
-    sample = pd.DataFrame(_sample(flux, ivar, stacked["extinction"]))
-    for name, source in zip(_INFRARED, OPTIONAL_COLUMNS, strict=True):
-        values = table[source].astype(float) if source in table else pd.Series(np.nan, index=table.index)
-        sample[name] = values.where((values > 0) & (values < 30)).to_numpy()
-    return sample
+    return pd.DataFrame(_sample(flux, ivar, stacked["extinction"]))
 
 
 def _read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such catalogue")
-    if path.suffix == ".csv":
-        return pd.read_csv(path, comment="#")
-    if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    if path.suffix in (".fits", ".fit"):
-        from astropy.table import Table
-
-        return Table.read(path).to_pandas()
-    raise ValueError(f"{path}: expected a name that ends in .csv, .parquet or .fits")
+    readers = {
+        ".csv": lambda: pd.read_csv(path, comment="#"),
+        ".parquet": lambda: pd.read_parquet(path),
+        ".fits": lambda: Table.read(path).to_pandas(),
+    }
+    if path.suffix not in readers:
+        raise ValueError(f"{path}: expected a name that ends in one of {', '.join(readers)}")
+    try:
+        return readers[path.suffix]()
+    except (ValueError, OSError) as error:  # what the three libraries raise at a foreign or empty file
+        raise ValueError(f"{path}: not a readable {path.suffix} table ({error})") from error
 
 
 def _check_column(path: Path, name: str, values: pd.Series) -> None:
@@ -186,9 +173,13 @@ def _check_column(path: Path, name: str, values: pd.Series) -> None:
     def refuse(bad: pd.Series, why: str) -> None:
         if bad.any():
             row = int(np.flatnonzero(bad.to_numpy())[0])
-            raise ValueError(f"{path}: column {name}, row {row} is {values.iloc[row]!r}: {why}")
+            value = values.iloc[row]
+            value = value.item() if isinstance(value, np.generic) else value
+            raise ValueError(f"{path}: column {name}, row {row} is {value!r}: {why}")
 
-    numbers = pd.to_numeric(values, errors="coerce")
+    # Nullable columns would answer "unknown" to every question below; NaN answers it.
+    plain = pd.to_numeric(values, errors="coerce").to_numpy(float, na_value=np.nan)
+    numbers = pd.Series(plain, index=values.index)
     refuse(numbers.isna() & values.notna(), "not a number")
     refuse(~np.isfinite(numbers), "NaN or infinite; drop such rows, or fill them, before")
     refuse(numbers <= -99, "a sentinel for 'not measured'; drop such rows before")
@@ -209,4 +200,10 @@ def _check_column(path: Path, name: str, values: pd.Series) -> None:
 def spectroscopic_redshifts(path: str | Path) -> np.ndarray | None:
     """Return the column ``z_spec`` of a reader's catalogue, or None where it has none."""
     table = _read_table(Path(path))
-    return table["z_spec"].to_numpy(float) if "z_spec" in table else None
+    if "z_spec" not in table:
+        return None
+    values = pd.to_numeric(table["z_spec"], errors="coerce").to_numpy(float, na_value=np.nan)
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise ValueError(f"{path}: column z_spec, row {row} is {table['z_spec'].iloc[row]!r}: not a redshift")
+    return values

@@ -1,9 +1,9 @@
 """Audit of MargNet and MargFormer on the real Experiment 3 table: 19,022 stars and galaxies of SDSS DR16.
 
 The table and the authors' trained photometry networks are the datasets ``margnet_tables`` and
-``margnet_networks``; the works are Chaini et al. (2023, MNRAS 518, 3123) and MargFormer. Functions return rows
-of ``metrics.json``, so that a page can be drawn from a fresh run or from the published copy. What is trained
-or binned on the table is in :mod:`astro_utils.margnet_probes`.
+``margnet_networks``; the works are Chaini et al. (2023, MNRAS 518, 3123) and MargFormer. Functions return
+rows of ``metrics.json``, so that a page can be drawn from a fresh run or from the published copy. What is
+trained or binned on the table is in :mod:`astro_utils.margnet_probes`.
 """
 
 from __future__ import annotations

@@ -195,4 +195,4 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
     share = successes / trials
     middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
-    return float(middle - half), float(middle + half)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))  # rounding can pass the ends

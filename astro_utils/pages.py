@@ -60,6 +60,11 @@ def scoreboard(root: Path) -> str:
         "|" + " --- |" * len(columns),
     ]
     for row in content["study"]:
+        unknown = set(row) - set(columns) - {"title", "page"}
+        if unknown:
+            raise ValueError(
+                f"book/scoreboard.toml, {row['title']}: no column {sorted(unknown)} in {list(columns)}"
+            )
         cells = [f"**{row['title']}**" if "page" not in row else f"[**{row['title']}**]({row['page']})"]
         cells += [_cell(row.get(name), root, f"{row['title']}, {name}") for name in list(columns)[1:]]
         lines.append("| " + " | ".join(cells) + " |")
@@ -110,7 +115,11 @@ def downloads(root: Path, profile: str, page: Path) -> str:
             rows.append((f"figure `{figure.stem}`", links))
         rows += [(f"table `{t.stem}`", [t]) for t in sorted((results / study / "tables").glob("*.csv"))]
         metrics = sorted((results / study).glob("**/metrics.json"))
-        rows += [(f"metrics `{m.relative_to(results)}`", [m]) for m in metrics if "publish" not in m.parts]
+        rows += [
+            (f"metrics `{m.relative_to(results)}`", [m])
+            for m in metrics
+            if "publish" not in m.relative_to(results).parts
+        ]
         if rows:
             lines += [f"## {study}", "", "| what | files |", "| --- | --- |"]
             for name, paths in rows:

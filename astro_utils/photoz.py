@@ -37,6 +37,7 @@ __all__ = [
     "GRID",
     "MODELS",
     "NETWORK",
+    "OPTICAL",
     "QUANTILES",
     "QUANTILE_COLUMNS",
     "TRIVIAL",
@@ -72,6 +73,8 @@ _COLOURS = list(pairwise(SDSS_BANDS))
 
 #: What each feature set adds to the one before it.
 FEATURE_SETS = ("model", "model+petrosian", "model+petrosian+errors", "model+petrosian+errors+2mass")
+#: The set of the main comparison: all that SDSS itself measures, so that no other survey is needed.
+OPTICAL = FEATURE_SETS[2]
 
 
 def features(sample: pd.DataFrame, feature_set: str) -> pd.DataFrame:
@@ -80,7 +83,7 @@ def features(sample: pd.DataFrame, feature_set: str) -> pd.DataFrame:
     Parameters
     ----------
     sample : pandas.DataFrame
-        Columns of :func:`astro_utils.catalogs.galaxy_sample`.
+        Columns of :func:`astro_utils.galaxies.galaxy_sample`.
     feature_set : str
         One of :data:`FEATURE_SETS`.
 
@@ -103,9 +106,7 @@ def features(sample: pd.DataFrame, feature_set: str) -> pd.DataFrame:
             out[f"log_{name}"] = np.log(sample[name])
     if "2mass" in feature_set:
         for a, b in (("model_mag_z", "j_mag"), ("j_mag", "h_mag"), ("h_mag", "k_mag")):
-            colour = sample[a] - sample[b]
-            out[f"{a}-{b}"] = colour
-            out[f"has {a}-{b}"] = np.isfinite(colour)
+            out[f"{a}-{b}"] = sample[a] - sample[b]
     return out.astype(np.float32)
 
 
@@ -292,6 +293,10 @@ def metric_rows(
     rows = []
     for (experiment, model), part in predictions.groupby(["experiment", "model"], sort=False):
         seeds = [one.sort_values("row") for _, one in part.groupby("seed")]
+        if any(not np.array_equal(one["row"], seeds[0]["row"]) for one in seeds):
+            raise ValueError(
+                f"{experiment}, {model}: seeds tested different galaxies; run every fold of each"
+            )
         pixels = sample["pixel"].to_numpy()[seeds[0]["row"]]
         columns = [{c: one[c].to_numpy() for c in ("z_spec", "q500", "pit", "crps", "cde")} for one in seeds]
         rows.append(

@@ -72,15 +72,21 @@ class Predictor:
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: not a redshift predictor in safetensors format ({error!r})") from error
         state = {k.removeprefix("ensemble."): v for k, v in tensors.items() if k.startswith("ensemble.")}
-        hidden, n_features = state["members.0.layers.0.weight"].shape
-        components = len(state["members.0.layers.8.bias"]) // 3
-        members = [
-            MixtureDensityNetwork(n_features=n_features, hidden=hidden, components=components)
-            for _ in range(header["members"])
-        ]
-        ensemble = RedshiftEnsemble(members, state["mean"], state["std"])
-        ensemble.load_state_dict(state, strict=True)
-        return cls(ensemble.eval(), header["feature_set"], tensors["low"].numpy(), tensors["high"].numpy())
+        try:
+            hidden, n_features = state["members.0.layers.0.weight"].shape
+            components = len(state["members.0.layers.8.bias"]) // 3
+            members = [
+                MixtureDensityNetwork(n_features=n_features, hidden=hidden, components=components)
+                for _ in range(header["members"])
+            ]
+            ensemble = RedshiftEnsemble(members, state["mean"], state["std"])
+            ensemble.load_state_dict(state, strict=True)
+            low, high = tensors["low"].numpy(), tensors["high"].numpy()
+            return cls(ensemble.eval(), header["feature_set"], low, high)
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(
+                f"{path}: a redshift predictor with parts missing or misshapen ({error})"
+            ) from error
 
     def cdf(self, sample: pd.DataFrame) -> np.ndarray:
         """Cumulative distributions (N, G) on :data:`astro_utils.photoz.GRID` for rows of sample columns."""

@@ -23,7 +23,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from astro_utils.results import atomic
@@ -50,8 +49,8 @@ class TrainingConfig:
         Epochs without a better validation loss before the loop stops.
     clip_norm : float
         Gradients are scaled down to this norm.
-    mixed_precision : {"no", "bf16", "fp16"}
-        Of the forward pass.
+    bfloat16 : bool
+        Whether the forward pass is in bfloat16 where torch's autocast knows how; it needs no loss scaling.
     seed : int
         Of the batch order and of dropout. Weights are seeded where the model is built, by :func:`seeded`.
     """
@@ -62,7 +61,7 @@ class TrainingConfig:
     weight_decay: float = 1e-3
     patience: int = 20
     clip_norm: float = 5.0
-    mixed_precision: str = "no"
+    bfloat16: bool = False
     seed: int = 0
 
 
@@ -83,12 +82,21 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def _fingerprint(model: nn.Module, config: TrainingConfig, sets: Sequence[Batch]) -> str:
-    """Digest of all that decides the outcome: code, configuration, initial weights and data."""
-    digest = hashlib.sha256(repr(sorted(asdict(config).items())).encode())
-    for module in (sys.modules[__name__], inspect.getmodule(type(model))):
-        digest.update(inspect.getsource(module).encode())
+def _source(thing: object) -> str:
+    """Source of a function or module; empty where there is none, as for one typed at a prompt."""
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        return ""
+
+
+def _fingerprint(model: nn.Module, loss: Loss, config: TrainingConfig, sets: Sequence[Batch]) -> str:
+    """Digest of all that decides the outcome: code, configuration, layers, initial weights and data."""
+    digest = hashlib.sha256(repr((sorted(asdict(config).items()), model)).encode())
+    for thing in (sys.modules[__name__], inspect.getmodule(type(model)), loss):
+        digest.update(_source(thing).encode())
     for tensor in [*model.state_dict().values(), *(t for batch in sets for t in batch)]:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -154,13 +162,12 @@ def fit(
     ValueError
         When tensors disagree in length.
     FloatingPointError
-        When the training loss is not finite.
+        When the training or the validation loss is not finite.
     """
     _check("training", train)
     _check("validation", validation)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    device = accelerator.device
-    fingerprint = _fingerprint(model, config, (train, validation)) if checkpoint else ""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fingerprint = _fingerprint(model, loss, config, (train, validation)) if checkpoint else ""
     train = tuple(t.to(device) for t in train)
     validation = tuple(t.to(device) for t in validation)
 
@@ -182,6 +189,7 @@ def fit(
             scheduler.load_state_dict(state["scheduler"])
             order.set_state(state["order"].cpu())
             torch.set_rng_state(state["dropout"].cpu())
+            torch.cuda.set_rng_state_all([one.cpu() for one in state["dropout_cuda"]])
             history, best = History(**state["history"]), state["best"]
 
         for epoch in range(len(history.train_loss), config.epochs):
@@ -190,10 +198,10 @@ def fit(
             model.train()
             total = 0.0
             for index in torch.randperm(len(train[0]), generator=order).to(device).split(config.batch_size):
-                with accelerator.autocast():
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
                     losses = loss(model, tuple(t[index] for t in train))
                 optimizer.zero_grad(set_to_none=True)
-                accelerator.backward(losses.mean())
+                losses.mean().backward()
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
                 optimizer.step()
                 scheduler.step()
@@ -226,6 +234,7 @@ def _save(checkpoint, fingerprint, model, optimizer, scheduler, order, history, 
         | {"lr_lambdas": [None]},
         "order": order.get_state(),
         "dropout": torch.get_rng_state(),
+        "dropout_cuda": torch.cuda.get_rng_state_all(),  # empty without a GPU
         "history": asdict(history),
         "best": best,
     }

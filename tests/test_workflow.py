@@ -1,7 +1,9 @@
 """The workflow: what reruns when something changes, and what a failed notebook leaves behind."""
 
 import json
-import shutil
+import os
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, copy_checkout, snakemake
@@ -97,9 +99,6 @@ def test_every_profile_names_parameters_that_its_notebooks_have():
 
 
 def test_publishing_needs_something_to_publish(tmp_path):
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, str(ROOT / "workflow" / "publish.py"), "no-such-profile"],
         capture_output=True,
@@ -107,4 +106,20 @@ def test_publishing_needs_something_to_publish(tmp_path):
         check=False,
     )
     assert done.returncode != 0 and "no folder publish/" in done.stderr
-    assert shutil.which("snakemake"), "the tests run inside the environment of `make test`"
+
+
+def test_without_the_dataset_the_audit_shows_the_published_copy_and_says_so(tmp_path):
+    folder = copy_checkout(tmp_path / "checkout")
+    environment = {k: v for k, v in os.environ.items() if k != "ASTRO_UTILS_DATA"}
+    command = [sys.executable, "-m", "papermill", "notebooks/margformer/4_audit.ipynb", "out.ipynb"]
+    command += ["-p", "allow_download", "False"]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = (folder / "out.ipynb").read_text()
+    assert "this page shows the published copy of the audit" in text
+    assert "accuracy 91.58342971 %" in text and "test objects in the training set: 7728 of 28532" in text
+    assert "computed in this run" not in json.dumps(
+        [o for c in json.loads(text)["cells"] for o in c.get("outputs", [])]
+    )
