@@ -157,7 +157,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     readers = {
         ".csv": lambda: pd.read_csv(path, comment="#"),
         ".parquet": lambda: pd.read_parquet(path),
-        ".fits": lambda: Table.read(path).to_pandas(),
+        ".fits": lambda: Table.read(path, format="fits").to_pandas(),
     }
     if path.suffix not in readers:
         raise ValueError(f"{path}: expected a name that ends in one of {', '.join(readers)}")

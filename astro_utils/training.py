@@ -206,12 +206,13 @@ def fit(
                 optimizer.step()
                 scheduler.step()
                 total += losses.detach().double().sum().item()
-            if not math.isfinite(total):
-                raise FloatingPointError(
-                    f"training loss is {total} in epoch {epoch}; lower the learning rate?"
-                )
             history.train_loss.append(total / len(train[0]))
             history.validation_loss.append(_mean_loss(model, loss, validation, config.batch_size))
+            for name, losses in (("training", history.train_loss), ("validation", history.validation_loss)):
+                if not math.isfinite(losses[-1]):
+                    raise FloatingPointError(
+                        f"{name} loss is {losses[-1]} in epoch {epoch}; lower the learning rate?"
+                    )
             if history.validation_loss[-1] < history.best_loss:
                 history.best_loss, history.best_epoch = history.validation_loss[-1], epoch
                 # A copy: state_dict() alone is a live view, and restoring it would restore nothing.

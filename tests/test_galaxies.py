@@ -8,7 +8,6 @@ from astropy.table import Table
 
 from astro_utils.galaxies import (
     CATALOGUE_COLUMNS,
-    OPTIONAL_COLUMNS,
     as_catalogue,
     galaxy_sample,
     read_catalogue,
@@ -19,7 +18,7 @@ from astro_utils.splits import sky_pixels
 
 BANDS = "ugriz"
 MEASURED = [f"{kind}_{what}_{b}" for kind in ("model", "petro") for what in ("mag", "err") for b in BANDS]
-SAMPLE_COLUMNS = [*MEASURED, "extinction_r", "j_mag", "h_mag", "k_mag"]
+SAMPLE_COLUMNS = [*MEASURED, "extinction_r"]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +79,7 @@ def test_galaxies_look_like_galaxies(sample, raw):
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "fits"])
 def test_a_catalogue_in_any_format_becomes_the_sample(sample, rows, tmp_path, suffix):
     catalogue, path = as_catalogue(rows), tmp_path / f"galaxies.{suffix}"
-    assert {*CATALOGUE_COLUMNS, *OPTIONAL_COLUMNS, "z_spec"} == set(catalogue)
+    assert {*CATALOGUE_COLUMNS, "z_spec"} == set(catalogue)
     if suffix == "csv":
         path.write_text("# observed with SDSS\n" + catalogue.to_csv(index=False, float_format="%.5f"))
     elif suffix == "parquet":
@@ -92,7 +91,6 @@ def test_a_catalogue_in_any_format_becomes_the_sample(sample, rows, tmp_path, su
     expected = sample.loc[rows, SAMPLE_COLUMNS].reset_index(drop=True)
     # Magnitudes of five decimals do not hold the flux of a galaxy that is far below its noise.
     pd.testing.assert_frame_equal(read, expected, atol=1e-3, rtol=1e-3 if suffix == "csv" else 1e-9)
-    assert read["j_mag"].isna().sum() == 1
     np.testing.assert_allclose(spectroscopic_redshifts(path), sample.loc[rows, "z"], atol=1e-5)
 
 
@@ -113,16 +111,6 @@ def test_other_columns_and_their_order_do_not_matter(rows, tmp_path):
     catalogue.to_csv(tmp_path / "a.csv", index=False)
     catalogue[catalogue.columns[::-1]].assign(objID=1, comment="x").to_csv(tmp_path / "b.csv", index=False)
     pd.testing.assert_frame_equal(read_catalogue(tmp_path / "a.csv"), read_catalogue(tmp_path / "b.csv"))
-
-
-@pytest.mark.parametrize("absent", [np.nan, 0.0, -9999.0, 99.999])
-def test_2mass_may_be_absent(rows, tmp_path, absent):
-    catalogue, path = as_catalogue(rows[:5]), tmp_path / "galaxies.csv"
-    catalogue.loc[2, "h_m_ext"] = absent
-    catalogue.to_csv(path, index=False)
-    assert read_catalogue(path)["h_mag"].isna().tolist() == [i == 2 for i in range(5)]
-    catalogue.drop(columns=list(OPTIONAL_COLUMNS)).to_csv(path, index=False)
-    assert read_catalogue(path)[["j_mag", "h_mag", "k_mag"]].isna().all(axis=None)
 
 
 FLUX = "not an asinh AB magnitude between 5 and 35; is it a flux"
@@ -180,7 +168,7 @@ def test_an_unknown_format_and_an_absent_file_are_refused(tmp_path):
         read_catalogue(path)
     path.touch()
     with pytest.raises(
-        ValueError, match=r"mine\.xlsx: expected a name that ends in \.csv, \.parquet or \.fits"
+        ValueError, match=r"mine\.xlsx: expected a name that ends in one of \.csv, \.parquet, \.fits"
     ):
         read_catalogue(path)
 
@@ -191,7 +179,6 @@ def test_a_catalogue_without_spectra_has_no_redshifts(tmp_path):
     assert spectroscopic_redshifts(path) is None
 
 
-@pytest.mark.xfail(reason="~isfinite of a nullable column is NA, and any() skips it", strict=True)
 def test_a_missing_value_of_a_nullable_column_is_refused(tmp_path):
     path = tmp_path / "mine.parquet"
     catalogue = as_catalogue(np.arange(5)).convert_dtypes()
@@ -201,18 +188,25 @@ def test_a_missing_value_of_a_nullable_column_is_refused(tmp_path):
         read_catalogue(path)
 
 
-@pytest.mark.xfail(reason="optional columns are converted without a check", strict=True)
-def test_text_in_an_optional_column_is_named(tmp_path):
+@pytest.mark.parametrize("value", ["faint", np.nan])
+def test_a_bad_spectroscopic_redshift_is_named(tmp_path, value):
     path = tmp_path / "mine.csv"
     catalogue = as_catalogue(np.arange(5))
-    catalogue["j_m_ext"] = catalogue["j_m_ext"].astype(object)
-    catalogue.loc[3, "j_m_ext"] = "faint"
+    catalogue["z_spec"] = catalogue["z_spec"].astype(object)
+    catalogue.loc[3, "z_spec"] = value
     catalogue.to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"mine\.csv: column j_m_ext, row 3 is 'faint'"):
+    with pytest.raises(ValueError, match=r"mine\.csv: column z_spec, row 3 is .*not a redshift"):
+        spectroscopic_redshifts(path)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "fits"])
+def test_a_file_that_is_no_table_is_named(tmp_path, suffix):
+    path = tmp_path / f"mine.{suffix}"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"mine\.{suffix}: not a readable \.{suffix} table"):
         read_catalogue(path)
 
 
-@pytest.mark.xfail(reason="the message shows np.float64(...)", strict=True)
 def test_a_bad_number_is_shown_as_a_number(tmp_path):
     path = tmp_path / "mine.csv"
     catalogue = as_catalogue(np.arange(5))

@@ -230,7 +230,6 @@ def test_wilson_interval_is_that_of_scipy(successes, trials):
     assert wilson_interval(successes, trials) == pytest.approx(got, abs=1e-4)
 
 
-@pytest.mark.xfail(reason="rounding takes the lower bound of no success to -3e-17", strict=True)
 def test_wilson_interval_is_within_zero_and_one():
     for trials in (1, 5, 10, 1000):
         assert wilson_interval(0, trials)[0] >= 0

@@ -208,7 +208,6 @@ def test_downloads_link_to_what_is_there(tree):
     assert "## photoz" in text and "empty" not in text and "other" not in text
 
 
-@pytest.mark.xfail(reason="'publish' is looked for in the whole path, not below the results", strict=True)
 def test_downloads_do_not_depend_on_where_the_project_lies(tmp_path):
     tree = tmp_path / "publish" / "checkout"
     tree.mkdir(parents=True)
