@@ -12,6 +12,8 @@ READY := $(VENV)/.ready
 BIN   := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 export MPLBACKEND := agg
+# Threads that wait for others should sleep: spinning ones cost a busy machine most of its time.
+export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
 .PHONY: help env book serve test lint notebooks references publish lock clean distclean
