@@ -7,6 +7,7 @@ magnitudes; ``extinction_r`` in magnitudes.
 
 from __future__ import annotations
 
+import hashlib
 from importlib import resources
 from pathlib import Path
 
@@ -23,13 +24,14 @@ __all__ = [
     "as_catalogue",
     "galaxy_sample",
     "read_catalogue",
+    "sdss_checksum",
     "sdss_galaxies",
     "spectroscopic_redshifts",
 ]
 
 _INFRARED = {"j_mag": "J_M_EXT", "h_mag": "H_M_EXT", "k_mag": "K_M_EXT"}
 
-#: Columns of a reader's catalogue, named as in the SDSS tables PhotoObj and twomass, and their meaning.
+#: Columns of a reader's catalogue, named as in the SDSS table PhotoObj, and their unit.
 CATALOGUE_COLUMNS = {
     **{f"modelMag_{b}": "mag, SDSS asinh AB, as observed" for b in SDSS_BANDS},
     **{f"modelMagErr_{b}": "mag" for b in SDSS_BANDS},
@@ -52,6 +54,12 @@ def _sample(flux: dict, ivar: dict, extinction: np.ndarray) -> dict[str, np.ndar
 def sdss_galaxies() -> Path:
     """Path of the table of 10,000 real SDSS galaxies that the package `kcorrect` ships."""
     return Path(str(resources.files("kcorrect") / "data" / "test" / "gst_tests_small.fits"))
+
+
+def sdss_checksum() -> dict[str, str]:
+    """Name and SHA-256 of the file of :func:`sdss_galaxies`, for provenance stamps."""
+    path = sdss_galaxies()
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def galaxy_sample(nside: int = 8) -> pd.DataFrame:
