@@ -137,6 +137,11 @@ def test_every_figure_says_what_made_it_and_can_be_downloaded(visits):
             assert any(urlsplit(link).path.endswith(".pdf") for link in visit["links"])
 
 
+def test_no_page_shows_a_library_warning_or_a_path_of_this_machine(visits):
+    shown = [address for address, visit in visits.items() if "site-packages" in visit["text"]]
+    assert shown == []
+
+
 def test_landing_table_is_filled(visits, site):
     text = visits[urljoin(site, "index.html")]["text"]
     for study in ("photoz", "margformer", "astra", "kcorrection", "starsed"):
