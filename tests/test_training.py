@@ -269,3 +269,19 @@ def test_prediction_in_batches_is_prediction_at_once(batch_size):
 def test_the_example_of_the_module_runs():
     outcome = doctest.testmod(training)
     assert outcome.failed == 0 and outcome.attempted > 3
+
+
+def test_bfloat16_trains_as_well_and_keeps_float32_weights():
+    seen = set()
+
+    def watched(model, batch):
+        seen.add(model(batch[0]).dtype)
+        return squares(model, batch).float()
+
+    options = {"epochs": 20, "batch_size": 16, "learning_rate": 0.03}
+    exact = trained(TrainingConfig(**options), dropout=0.0)
+    coarse = trained(TrainingConfig(**options, bfloat16=True), watched, dropout=0.0)
+    assert torch.bfloat16 in seen
+    assert all(p.dtype == torch.float32 for p in coarse[0].parameters())
+    assert not same(exact, coarse)
+    assert coarse[1].best_loss < 2 * exact[1].best_loss
