@@ -24,6 +24,7 @@ __all__ = [
     "as_catalogue",
     "galaxy_sample",
     "read_catalogue",
+    "sample_columns",
     "sdss_checksum",
     "sdss_galaxies",
     "spectroscopic_redshifts",
@@ -41,7 +42,7 @@ CATALOGUE_COLUMNS = {
 }
 
 
-def _sample(flux: dict, ivar: dict, extinction: np.ndarray) -> dict[str, np.ndarray]:
+def sample_columns(flux: dict, ivar: dict, extinction: np.ndarray) -> dict[str, np.ndarray]:
     """Sample columns from observed fluxes and inverse variances per kind, (N, 5) each."""
     columns = {}
     for kind in ("model", "petro"):
@@ -81,7 +82,7 @@ def galaxy_sample(nside: int = 8) -> pd.DataFrame:
     flux = {"model": table["MODELFLUX"], "petro": table["PETROFLUX"]}
     ivar = {"model": table["MODELFLUX_IVAR"], "petro": table["PETROFLUX_IVAR"]}
     columns = {"ra": table["RA"], "dec": table["DEC"], "z": table["Z"]}
-    columns |= _sample(flux, ivar, table["EXTINCTION"])
+    columns |= sample_columns(flux, ivar, table["EXTINCTION"])
     for name, source in _INFRARED.items():
         columns[name] = np.where(table[source] > 0, table[source], np.nan)  # 0 marks "not in 2MASS"
     columns["source_row"] = np.arange(len(table["Z"]))
@@ -156,7 +157,7 @@ def read_catalogue(path: str | Path) -> pd.DataFrame:
     flux, ivar = {}, {}
     for kind in ("model", "petro"):
         flux[kind], ivar[kind] = asinh_to_flux(stacked[f"{kind}Mag"], stacked[f"{kind}MagErr"])
-    return pd.DataFrame(_sample(flux, ivar, stacked["extinction"]))
+    return pd.DataFrame(sample_columns(flux, ivar, stacked["extinction"]))
 
 
 def _read_table(path: Path) -> pd.DataFrame:
