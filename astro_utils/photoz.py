@@ -270,7 +270,7 @@ def run_tasks(
 
 
 def metric_rows(
-    predictions: pd.DataFrame, sample: pd.DataFrame, profile: str, n_bootstrap: int
+    predictions: pd.DataFrame, sample: pd.DataFrame, profile: str, n_bootstrap: int, sky: str = "real"
 ) -> list[dict[str, Any]]:
     """Score every experiment and model: mean and spread over seeds, bootstrap over sky pixels.
 
@@ -284,6 +284,8 @@ def metric_rows(
         For the rows.
     n_bootstrap : int
         Resamples.
+    sky : {"real", "simulated"}
+        Where the galaxies come from.
 
     Returns
     -------
@@ -302,7 +304,7 @@ def metric_rows(
         rows.append(
             metric_row(
                 profile=profile,
-                sky="real",
+                sky=sky,
                 experiment=experiment,
                 model=model,
                 n_train=round(part["n_train"].mean()),

@@ -1,1 +1,1 @@
-"""A simulated sky that behaves like SDSS: spectra, populations, surveys, images and what is measured on them."""
+"""A simulated sky that behaves like SDSS: spectra, populations, surveys, images and measurements."""

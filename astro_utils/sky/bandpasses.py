@@ -73,6 +73,7 @@ def band_weights(filters: Sequence[str], wavelength: np.ndarray, coverage: float
 
 
 def effective_wavelength(name: str) -> float:
-    """Photon-weighted mean wavelength of a filter, Angstrom."""
+    """Mean wavelength of the photons that a filter detects of a flat F_lambda, Angstrom."""
     grid, response = _response(name)
-    return float(np.trapezoid(grid * response, grid) / np.trapezoid(response, grid))
+    photons = response * grid
+    return float(np.trapezoid(grid * photons, grid) / np.trapezoid(photons, grid))

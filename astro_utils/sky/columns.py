@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from astro_utils.samples import Column
+from astro_utils.sky.quasars import QUASAR_COLUMNS
 from astro_utils.sky.surveys import Survey
 
 __all__ = ["describe"]
@@ -65,9 +66,7 @@ _BAND = {
 }
 
 
-def describe(
-    table: pd.DataFrame, survey: Survey, extra: dict[str, tuple[str, str]] | None = None
-) -> dict[str, Column]:
+def describe(table: pd.DataFrame, survey: Survey) -> dict[str, Column]:
     """Columns of a table with unit and meaning.
 
     Raises
@@ -75,7 +74,7 @@ def describe(
     KeyError
         When a column has no description.
     """
-    known = _OBJECT | (extra or {})
+    known = _OBJECT | QUASAR_COLUMNS
     for band in survey.bands:
         known |= {f"{name}_{band}": (unit, f"{text}, {band}") for name, (unit, text) in _BAND.items()}
     for blue, red in zip(survey.bands, survey.bands[1:], strict=False):

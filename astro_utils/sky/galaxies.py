@@ -1,9 +1,8 @@
 """Galaxy spectra: five templates, with the mixtures that 10,000 real SDSS galaxies have.
 
 The templates are those of kcorrect v4 (Blanton & Roweis 2007, AJ 133, 734): non-negative sums of
-stellar-population models with dust and nebular lines, 600 to 320,000 Angstrom. A galaxy is a redshift and
-five
-coefficients; its spectrum, its flux in any band and its k-correction follow without error.
+stellar-population models with dust and nebular lines, 600 Angstrom to 320 micrometres. A galaxy is a redshift
+and five coefficients; its spectrum, its flux in any band and its k-correction follow without error.
 """
 
 from __future__ import annotations

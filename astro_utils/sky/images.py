@@ -1,10 +1,10 @@
 """Images of the simulated sky: GalSim profiles seen through each field's point-spread function.
 
 Each source's profiles and each field's PSF are drawn by GalSim (Rowe et al. 2015, A&C 10, 121) in Fourier
-space;
-what is left of the convolution is a product, which is done for all bands of a block at once. The result
-equals
-``galsim.Convolve(...).drawImage`` to a thousandth of the peak and takes a tenth of its time.
+space; what is left of the convolution is a product, which is done for all bands of a block at once. The
+result equals ``galsim.Convolve(...).drawImage`` to a thousandth of the peak and takes a tenth of its time.
+That holds for half-light radii (along the major axis) up to a sixth of the stamp's side; the wings of larger
+galaxies wrap round the periodic image and come back into the stamp.
 """
 
 from __future__ import annotations
@@ -96,26 +96,22 @@ def render(
     """
     n = psf.shape[1]
     out = np.empty((len(shapes), len(survey.bands), size, size), dtype=np.float32)
-    half = size // 2
-    # The stamp's centre is between its middle pixels: half a pixel before the origin of the periodic image.
-    phase_y = np.exp(-2j * np.pi * np.fft.fftfreq(n) * (shapes["y"].to_numpy() - 0.5)[:, None]).astype(
-        np.complex64
-    )
-    phase_x = np.exp(-2j * np.pi * np.fft.rfftfreq(n) * (shapes["x"].to_numpy() - 0.5)[:, None]).astype(
-        np.complex64
+    # The stamp's centre is between its middle pixels.
+    phase_y, phase_x = (
+        np.exp(-2j * np.pi * frequency * (shapes[axis].to_numpy() + (size - 1) / 2)[:, None]).astype(
+            np.complex64
+        )
+        for axis, frequency in (("y", np.fft.fftfreq(n)), ("x", np.fft.rfftfreq(n)))
     )
     point, bulge, disc = (flux.astype(np.float32)[..., None, None] for flux in (point, bulge, disc))
     columns = {name: shapes[name].to_numpy() for name in shapes}
-    extended = ((bulge > 0) | (disc > 0)).any(axis=(1, 2, 3))
     for i in range(len(shapes)):
         source = point[i]
-        if extended[i]:
-            inner = _component(de_vaucouleurs, columns, "bulge", i, n, survey.pixel_scale)
-            outer = _component(exponential, columns, "disc", i, n, survey.pixel_scale)
-            source = source + bulge[i] * inner + disc[i] * outer
+        for kind, name, flux in ((de_vaucouleurs, "bulge", bulge[i]), (exponential, "disc", disc[i])):
+            if (flux > 0).any():
+                source = source + flux * _component(kind, columns, name, i, n, survey.pixel_scale)
         shift = phase_y[i][:, None] * phase_x[i]
-        image = irfft2(source * (shift * psf), s=(n, n), axes=(1, 2))
-        out[i] = np.roll(image, (half, half), axis=(1, 2))[:, :size, :size]
+        out[i] = irfft2(source * (shift * psf), s=(n, n), axes=(1, 2))[:, :size, :size]
     return out
 
 

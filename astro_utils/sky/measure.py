@@ -363,6 +363,7 @@ def _petrosian(
     rows = np.arange(n)
     above, below = ratio[rows, first - 1], ratio[rows, first]
     part = np.clip((above - 0.2) / np.where(above > below, above - below, 1.0), 0, 1)
+    part = np.where(found, part, 1.0)
     radius = np.exp(np.log(radii[first - 1]) + part * np.log(radii[first] / radii[first - 1]))
     aperture = np.minimum(2 * radius, radii[-1])
     flux = np.stack([_interpolate(inside[:, b], radii, aperture) for b in range(inside.shape[1])], 1)

@@ -85,19 +85,32 @@ def draw_population(population: Population, n: int, rng: np.random.Generator, se
     pandas.DataFrame
         ``class``, ``programme``, ``z``, ``r_mag`` (AB), and the parameters of spectrum and shape; NaN (or -1)
         where a class has no such parameter. Classes are mixed at random.
+
+    Raises
+    ------
+    ValueError
+        When a programme makes nothing within the limits.
     """
     names = list(population.shares)
-    which = rng.choice(len(names), size=n, p=[population.shares[name] for name in names])
+    shares = np.array(list(population.shares.values()))
+    which = rng.choice(len(names), size=n, p=shares / shares.sum())
     parts = []
     for i, name in enumerate(names):
-        wanted, found = int((which == i).sum()), []
+        wanted, found, in_vain = int((which == i).sum()), [], 0
         while wanted > 0:
-            drawn = _PROGRAMMES[name](2 * wanted + 20, rng, seds)
+            drawn = _PROGRAMMES[name](2 * wanted + 20 * 2**in_vain, rng, seds)
             keep = drawn["r_mag"].between(*population.r_limits)
             if "radius" in drawn:
                 keep &= drawn["radius"] <= population.max_size
             found.append(drawn[keep].iloc[:wanted].assign(programme=name))
             wanted -= len(found[-1])
+            in_vain = 0 if len(found[-1]) else in_vain + 1
+            if in_vain == 12:  # of the last 40,000 not one
+                raise ValueError(
+                    f"population {population.name}: programme {name} makes no object with r_mag between "
+                    f"{population.r_limits[0]:g} and {population.r_limits[1]:g} and a radius of at most "
+                    f"{population.max_size:g} arcsec"
+                )
         parts += found
     # A block without quasars has their columns too: every block of a sample has the same.
     table = pd.concat(parts, ignore_index=True).reindex(columns=TRUTH)
@@ -244,8 +257,10 @@ def _faint_blue(n: int, rng: np.random.Generator, seds: Seds) -> pd.DataFrame:
 # --------------------------------------------------------------------------------------- stars and quasars
 
 
-def _stars(g_i: np.ndarray, r_mag: np.ndarray, rng: np.random.Generator, seds: Seds) -> pd.DataFrame:
-    row = nearest_in_gi(seds.stars, g_i, rng)
+def _stars(
+    g_i: np.ndarray, r_mag: np.ndarray, rng: np.random.Generator, seds: Seds, feh: np.ndarray | None = None
+) -> pd.DataFrame:
+    row = nearest_in_gi(seds.stars, g_i, rng, feh)
     return pd.DataFrame(
         {
             "class": "STAR",
@@ -261,13 +276,17 @@ def _stars(g_i: np.ndarray, r_mag: np.ndarray, rng: np.random.Generator, seds: S
 def _bright_stars(n: int, rng: np.random.Generator, seds: Seds) -> pd.DataFrame:
     """Disc and halo stars of all colours."""
     g_i = np.where(rng.random(n) < 0.65, rng.normal(0.65, 0.35, n), rng.uniform(0.8, 3.0, n))
-    return _stars(g_i, 20.5 - rng.gamma(2.0, 1.3, n), rng, seds)
+    # Stars of the disc are bright and metal-rich, those of the halo faint and metal-poor.
+    r_mag = 20.5 - rng.gamma(2.0, 1.3, n)
+    metals = rng.normal(np.interp(r_mag, [16.0, 19.0], [-0.3, -0.7]), 0.35, n)
+    return _stars(g_i, r_mag, rng, seds, metals)
 
 
 def _blue_stars(n: int, rng: np.random.Generator, seds: Seds) -> pd.DataFrame:
     """Halo turn-off stars, blue horizontal-branch stars and white dwarfs taken for quasar candidates."""
     g_i = np.where(rng.random(n) < 0.82, rng.normal(0.45, 0.22, n), rng.normal(-0.45, 0.3, n))
-    return _stars(g_i, 22.0 - rng.gamma(2.2, 0.65, n), rng, seds)
+    metals = rng.normal(-0.8, 0.4, n)  # those of the halo and the thick disc
+    return _stars(g_i, 22.0 - rng.gamma(2.2, 0.65, n), rng, seds, metals)
 
 
 def _red_stars(n: int, rng: np.random.Generator, seds: Seds) -> pd.DataFrame:

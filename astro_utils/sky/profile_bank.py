@@ -66,13 +66,12 @@ class ProfileBank:
         return self._seen(self.transforms[0, 0, 0], survey, fwhm, e1, e2)
 
     def _seen(self, transforms: np.ndarray, survey: Survey, fwhm: float, e1: float, e2: float) -> np.ndarray:
-        n, size, half = transforms.shape[-2], self.size, self.size // 2
+        n, size = transforms.shape[-2], self.size
         psf = galsim.Convolve(psf_profile(survey, fwhm, e1, e2), galsim.Pixel(self.pixel_scale))
-        # The middle of the stamp lies half a pixel before pixel (half, half).
-        centre = np.exp(1j * np.pi * (np.fft.fftfreq(n)[:, None] + np.fft.rfftfreq(n)[None, :]))
+        middle = (size - 1) / 2  # between pixels
+        centre = np.exp(-2j * np.pi * middle * (np.fft.fftfreq(n)[:, None] + np.fft.rfftfreq(n)))
         kernel = (draw_fourier(psf, n, self.pixel_scale) * centre).astype(np.complex64)
-        images = irfft2(transforms * kernel, s=(n, n), axes=(-2, -1))
-        images = np.roll(images, (half, half), axis=(-2, -1))[..., :size, :size]
+        images = irfft2(transforms * kernel, s=(n, n), axes=(-2, -1))[..., :size, :size]
         return np.ascontiguousarray(images).reshape(*images.shape[:-2], size * size)
 
 

@@ -1,10 +1,9 @@
 """A second family of galaxy spectra, to ask what depends on the choice of templates.
 
 Five mixtures of single-age populations of Bruzual & Charlot (2003, MNRAS 344, 1000), as chosen by Tremonti et
-al.
-(2004, ApJ 613, 898) and shipped by `sdss-mangadap` with ages of 5 Myr to 10 Gyr, without nebular lines. They
-cover
-3,326 to 9,294 Angstrom; beyond, each is continued by the kcorrect mixture that fits it best, scaled to join.
+al. (2004, ApJ 613, 898) and shipped by `sdss-mangadap` with ages of 5 Myr to 10 Gyr, without nebular lines.
+They cover 3,326 to 9,294 Angstrom in air; beyond, each is continued by the kcorrect mixture that fits it
+best, scaled to join.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from scipy.optimize import nnls
 
 from astro_utils.sky.bandpasses import band_weights
 from astro_utils.sky.galaxies import GalaxyTemplates
+from astro_utils.sky.stellar_libraries import air_to_vacuum
 
 __all__ = ["single_age_templates"]
 
@@ -57,7 +57,7 @@ def single_age_templates() -> GalaxyTemplates:
             fits.open(path) as hdus,
         ):
             header, values = hdus[0].header, np.asarray(hdus[0].data, dtype=float)
-        grid = header["CRVAL1"] + header["CDELT1"] * np.arange(len(values))
+        grid = air_to_vacuum(header["CRVAL1"] + header["CDELT1"] * np.arange(len(values)))
         values = values * 10 ** (-0.4 * dust * attenuation(grid))
         flux[row] = _continued(grid, values, main)
     wavelength = np.arange(2900.0, 11300.0, 2.0)
@@ -68,7 +68,7 @@ def single_age_templates() -> GalaxyTemplates:
 
 
 def _continued(grid: np.ndarray, values: np.ndarray, main: GalaxyTemplates) -> np.ndarray:
-    """Keep the spectrum where it is known; elsewhere take the best mixture of `main`, scaled at either end."""
+    """Keep the spectrum where it is known; elsewhere take the best mixture of `main`, scaled to join."""
     inside = (main.wavelength >= grid[0]) & (main.wavelength <= grid[-1])
     target = np.interp(main.wavelength[inside], grid, values)
     weight = 1 / target  # relative residuals, or the brightest wavelengths alone would count

@@ -24,7 +24,7 @@ def model_r(table: pd.DataFrame) -> pd.Series:
 
 
 def compact(table: pd.DataFrame, limit: float = 0.5) -> pd.Series:
-    """Mask of compact objects: de Vaucouleurs radius over FWHM is at most `limit` in the mean of the bands."""
+    """Mask of compact objects: the mean over bands of deV radius over FWHM is at most `limit`."""
     return compactness(table) <= limit
 
 

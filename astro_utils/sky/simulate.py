@@ -22,7 +22,6 @@ from astro_utils.sky.images import field_psf, render, with_noise
 from astro_utils.sky.measure import Conditions, measure
 from astro_utils.sky.population import POPULATIONS, draw_population
 from astro_utils.sky.profile_bank import ProfileBank, profile_bank
-from astro_utils.sky.quasars import QUASAR_COLUMNS
 from astro_utils.sky.seds import FAMILIES, component_fluxes, load_seds
 from astro_utils.sky.surveys import SURVEYS, Survey, draw_fields
 
@@ -75,10 +74,13 @@ class Simulation:
                 f"n_objects is {self.n_objects}, size {self.size}, neighbours {self.neighbours}; expected at "
                 "least one object, an even size of at least 8 pixels and a share between 0 and 1"
             )
-        if self.objects_per_shard % self.objects_per_field:
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; expected 0 or more")
+        per_shard, per_field = self.objects_per_shard, self.objects_per_field
+        if per_field < 1 or per_shard < 1 or per_shard % per_field:
             raise ValueError(
-                f"objects_per_shard ({self.objects_per_shard}) is not a multiple of objects_per_field "
-                f"({self.objects_per_field}); a field cannot be in two shards"
+                f"objects_per_shard ({per_shard}) is not a multiple of objects_per_field ({per_field}); a "
+                "field cannot be in two shards"
             )
 
     @property
@@ -101,6 +103,8 @@ class Simulation:
 
     def __call__(self, shard: int) -> Block:
         """Make one shard."""
+        if not 0 <= shard < self.n_shards:
+            raise ValueError(f"no shard {shard}; expected 0 to {self.n_shards - 1}")
         survey, seds = SURVEYS[self.survey], load_seds(self.family)
         start = shard * self.objects_per_shard
         n = min(self.objects_per_shard, self.n_objects - start)
@@ -131,7 +135,7 @@ class Simulation:
 
             spectra = observe_objects(table, self.spectrograph, seds, light)
         table = table.drop(columns=["x", "y"])
-        return Block(table, describe(table, survey, QUASAR_COLUMNS), images, spectra)
+        return Block(table, describe(table, survey), images, spectra)
 
 
 def _placed(table: pd.DataFrame, conditions: pd.Series, offsets: np.ndarray) -> pd.DataFrame:
@@ -159,12 +163,13 @@ def _observe(
     psf = field_psf(survey, conditions, size)
     images = render(table, point, bulge, disc, psf, survey, size)
     table["neighbour_distance"] = np.nan
-    if neighbour.any():
+    if neighbour.any() and len(table) > 1:  # the other object is one of the field
         host = np.flatnonzero(neighbour)
         guest = (host + places.integers(1, len(table), len(host))) % len(table)
         distance, angle = places.uniform(2.0, 7.0, len(host)), places.uniform(0, 2 * np.pi, len(host))
         shapes = table.iloc[guest].assign(
-            x=distance * np.cos(angle) / survey.pixel_scale, y=distance * np.sin(angle) / survey.pixel_scale
+            x=table["x"].to_numpy()[host] + distance * np.cos(angle) / survey.pixel_scale,
+            y=table["y"].to_numpy()[host] + distance * np.sin(angle) / survey.pixel_scale,
         )
         images[host] += render(shapes, point[guest], bulge[guest], disc[guest], psf, survey, size)
         table.iloc[host, table.columns.get_loc("neighbour_distance")] = distance

@@ -155,7 +155,8 @@ def draw_fields(survey: Survey, n: int, rng: np.random.Generator) -> pd.DataFram
     pandas.DataFrame
         ``ra``, ``dec`` of the centre (degrees), uniform over the sky at Galactic latitudes beyond 25 degrees;
         ``ebv``, and ``ebv_map``, what the dust map says (10 % off); and for each band ``fwhm_*`` (arcsec,
-        true), ``psffwhm_*`` (arcsec, as the pipeline estimates it, 2.3 % off), ``sigma_*`` (nanomaggies per pixel), ``e1``, ``e2`` (shear of the PSF).
+        true), ``psffwhm_*`` (arcsec, as the pipeline estimates it, 2.3 % off), ``sigma_*`` (nanomaggies per
+        pixel), ``e1``, ``e2`` (shear of the PSF).
     """
     ra, dec = _high_latitude(n, rng)
     fields = {"ra": ra, "dec": dec}

@@ -1,0 +1,132 @@
+"""Gate 4: photometry, images and their fusion as classifiers of one simulated sample.
+
+The order is published (Chaini et al. 2023: photometry 92.97, images 91.60, fusion 93.33 % on compact stars,
+galaxies and quasars); a sky on which images alone win would teach the wrong lesson.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+from astro_utils.catalogs import MARGNET_FEATURES
+from astro_utils.models.stamp_net import StampNet, scaled_stamps
+from astro_utils.samples import open_sample
+from astro_utils.sky.gates import Gate
+from astro_utils.sky.population import CLASSES
+from astro_utils.sky.selections import compact
+from astro_utils.splits import group_folds
+from astro_utils.training import TrainingConfig, fit, predict, seeded
+
+__all__ = ["READERS", "order_gates", "photometry_images_fusion", "read_compact"]
+
+#: What each network reads: stamps, features.
+READERS = {"photometry": (False, True), "images": (True, False), "fusion": (True, True)}
+
+
+def read_compact(path, n: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
+    """Compact objects of a simulated sample, as catalogue and scaled stamps.
+
+    Parameters
+    ----------
+    path : path
+        Sample of the population ``spectroscopic``.
+    n : int
+        The first `n` of them (0: all).
+
+    Returns
+    -------
+    table : pandas.DataFrame
+    stamps : numpy.ndarray
+        (N, bands, ny, nx) float32, asinh of signal over noise.
+    """
+    with open_sample(path) as sample:
+        table = sample.catalogue()
+        rows = np.flatnonzero(compact(table))
+        rows = rows[:n] if n else rows
+        images = torch.from_numpy(sample.images(rows))
+        noise = table.iloc[rows][[f"sigma_{b}" for b in sample.info.bands]].to_numpy(np.float32)
+    return table.iloc[rows].reset_index(drop=True), scaled_stamps(images, torch.from_numpy(noise)).numpy()
+
+
+def _loss(model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    *inputs, labels = batch
+    return torch.nn.functional.cross_entropy(model(*inputs), labels, reduction="none")
+
+
+def photometry_images_fusion(
+    table: pd.DataFrame, stamps: np.ndarray, seeds: int, epochs: int
+) -> pd.DataFrame:
+    """Train the three readers on the same objects and answer for held-out fields.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Catalogue with ``class``, ``field`` and MargNet's 24 features.
+    stamps : numpy.ndarray
+        (N, bands, ny, nx) scaled stamps.
+    seeds : int
+        Splits by field (60 % training, 20 % validation, 20 % test) and initialisations.
+    epochs : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``seed``, ``row``, ``label``, ``reader`` and the probability of each class.
+    """
+    labels = torch.from_numpy(table["class"].map(CLASSES.index).to_numpy(np.int64))
+    features = table[list(MARGNET_FEATURES)].to_numpy(np.float32)
+    fields = table["field"].to_numpy()
+    answers = []
+    for seed in range(seeds):
+        fold = group_folds(fields, 5, seed)
+        test, validation = fold == 0, fold == 1
+        train = ~(test | validation)
+        mean, std = features[train].mean(0), features[train].std(0) + 1e-6
+        both = (torch.from_numpy(stamps), torch.from_numpy((features - mean) / std))
+        for name, reads in READERS.items():
+            inputs = [tensor for tensor, used in zip(both, reads, strict=True) if used]
+            build = partial(
+                StampNet,
+                n_classes=len(CLASSES),
+                n_bands=stamps.shape[1] * reads[0],
+                n_features=len(MARGNET_FEATURES) * reads[1],
+                size=stamps.shape[-1],
+            )
+            model = seeded(seed, build)
+            sets = [(*(tensor[mask] for tensor in inputs), labels[mask]) for mask in (train, validation)]
+            fit(model, _loss, *sets, TrainingConfig(epochs=epochs, batch_size=128, patience=8, seed=seed))
+            p = predict(model, *(tensor[test] for tensor in inputs), batch_size=1024).softmax(1).numpy()
+            rows = {"seed": seed, "row": np.flatnonzero(test), "reader": name, "label": labels[test].numpy()}
+            answers.append(pd.DataFrame(rows | {f"p_{c}": p[:, i] for i, c in enumerate(CLASSES)}))
+    return pd.concat(answers, ignore_index=True)
+
+
+def order_gates(answers: pd.DataFrame) -> tuple[list[Gate], pd.Series]:
+    """Compare the accuracies of the three readers."""
+    p = answers[[f"p_{c}" for c in CLASSES]].to_numpy()
+    right = p.argmax(1) == answers["label"]
+    accuracy = right.groupby(answers["reader"]).mean()[list(READERS)]
+    n = int((answers["reader"] == "fusion").sum())
+    gates = [
+        Gate(
+            4,
+            "classes: accuracy of photometry less that of images alone",
+            0.0,
+            np.inf,
+            float(accuracy["photometry"] - accuracy["images"]),
+            n,
+        ),
+        Gate(
+            4,
+            "classes: accuracy of fusion less that of photometry alone",
+            0.0,
+            np.inf,
+            float(accuracy["fusion"] - accuracy["photometry"]),
+            n,
+        ),
+    ]
+    return gates, accuracy
