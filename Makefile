@@ -16,7 +16,7 @@ export MPLBACKEND := agg
 export OMP_WAIT_POLICY := passive
 
 .DEFAULT_GOAL := help
-.PHONY: help env book serve test lint notebooks references publish lock clean distclean
+.PHONY: help env book serve test lint notebooks references publish bench lock clean distclean
 
 help:  ## Show this help
 	@echo "Pixels to Physics. Targets:"
@@ -64,6 +64,9 @@ references: $(READY)  ## Execute every notebook at its defaults and keep the out
 
 publish: $(READY)  ## Keep the results of PROFILE with the repository, in data/published
 	@python workflow/publish.py $(PROFILE)
+
+bench: $(READY)  ## Measure the simulated sky, and keep the table with the repository (ten minutes)
+	@python workflow/bench.py
 
 lock: ## Pin the newest versions that pyproject.toml admits into requirements.lock
 	@$(PYTHON) workflow/lock.py

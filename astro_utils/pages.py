@@ -1,4 +1,4 @@
-"""Pages that are made from results: the scoreboard of the landing page, the status page and the downloads.
+"""Pages that are made from results: scoreboard, status, downloads, the speed of the simulated sky.
 
 ``python -m astro_utils.pages --profile quick --out book/_generated`` writes them as Markdown, which pages of
 the book include.
@@ -18,7 +18,7 @@ import pandas as pd
 from astro_utils.paths import project_root
 from astro_utils.results import atomic, read_metrics, select
 
-__all__ = ["downloads", "main", "scoreboard", "status"]
+__all__ = ["bench", "downloads", "main", "scoreboard", "status"]
 
 NOT_YET = "not yet"
 
@@ -129,6 +129,32 @@ def downloads(root: Path, profile: str, page: Path) -> str:
     return "\n".join(lines)
 
 
+def bench(root: Path) -> str:
+    """Tables of ``data/published/bench/sky.json``, which ``make bench`` writes, as Markdown."""
+    path = root / "data" / "published" / "bench" / "sky.json"
+    if not path.is_file():
+        return "Not measured yet: `make bench`.\n"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    machine = content["machine"]
+    lines = [
+        "| survey | objects | processes | seconds (median of 3) | objects/s | file, MB |",
+        "|" + " ---: |" * 6,
+    ]
+    for row in content["speed"]:
+        cells = [
+            row[k] for k in ("survey", "objects", "processes", "seconds", "objects_per_second", "file_mb")
+        ]
+        lines.append("| " + " | ".join(f"{c:,}" if isinstance(c, int) else str(c) for c in cells) + " |")
+    lines += ["", "| objects (SDSS, one process) | peak memory, MB |", "| ---: | ---: |"]
+    lines += [f"| {row['objects']:,} | {row['peak_mb']:,} |" for row in content["memory"]]
+    kind = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB"
+    used = ", ".join(f"{k} {v}" for k, v in machine.items() if k not in ("processor", "cores", "memory_gb"))
+    return (
+        "\n".join(lines)
+        + f"\n\nStamps of 32 × 32 pixels with all measured columns. Machine: {kind}; {used}.\n"
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Write the generated pages."""
     parser = argparse.ArgumentParser(prog="python -m astro_utils.pages", description=main.__doc__)
@@ -139,6 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     pages = {
         "scoreboard": scoreboard(root),
         "status": status(root, options.profile),
+        "bench": bench(root),
         "downloads": downloads(root, options.profile, options.out.resolve().parent),
     }
     for name, text in pages.items():

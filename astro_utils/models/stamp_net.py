@@ -53,6 +53,8 @@ class StampNet(nn.Module):
         super().__init__()
         if not (n_bands or n_features):
             raise ValueError("StampNet has neither bands nor features to read")
+        if n_bands and (size < 8 or size % 8):
+            raise ValueError(f"stamps of {size} x {size} pixels; expected a multiple of 8")
         self.stamps = self.features = None
         joint = 0
         if n_bands:

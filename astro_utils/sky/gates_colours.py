@@ -107,18 +107,25 @@ def star_colours(catalogue: pd.DataFrame) -> tuple[list[Gate], pd.DataFrame]:
     """
     stars = observed_colours(catalogue[catalogue["class"] == "STAR"]).query("r < 19")
     table = locus_offsets(stars, covey_locus(), np.arange(0.3, 3.0, 0.3), n_least=20)
-    gates = []
-    for colour, limit in (("u_g", 0.10), ("g_r", 0.05), ("r_i", 0.05), ("i_z", 0.05)):
-        gates.append(
-            Gate(
-                1,
-                f"stars: largest offset of the median {colour.replace('_', '-')} from the published locus",
-                -np.inf,
-                limit,
-                float(table[colour].abs().max()),
-                int(table["number"].sum()),
-            )
+    blue = table["high"] <= 1.5 + 1e-9
+    cases = (
+        ("g_r", table, 0.05, ""),
+        ("r_i", table, 0.05, ""),
+        ("i_z", table, 0.05, ""),
+        ("u_g", table[blue], 0.10, ", g-i below 1.5"),
+        ("u_g", table[~blue], 0.10, ", g-i of 1.5 to 3"),
+    )
+    gates = [
+        Gate(
+            1,
+            f"stars: largest offset of the median {colour.replace('_', '-')} from the published locus{where}",
+            -np.inf,
+            limit,
+            float(part[colour].abs().max()),
+            int(part["number"].sum()),
         )
+        for colour, part, limit, where in cases
+    ]
     return gates, table
 
 

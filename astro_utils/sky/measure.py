@@ -67,13 +67,12 @@ def measure(
     -------
     dict of numpy.ndarray
         Per band, (N, bands): ``psf_flux``, ``model_flux``, ``petro_flux`` (nanomaggies) and their ``_ivar``;
-        ``deVRad`` and ``deVRad_err`` (arcsec). Per object, (N,): ``x``, ``y`` (centroid, pixels from the
-        centre
-        of the stamp), ``model_kind`` (0 de Vaucouleurs, 1 exponential), ``model_radius``, ``model_q``,
-        ``petro_radius``, ``petro_r50``, ``petro_r90`` (arcsec), ``moment_size`` (arcsec), ``moment_e1``,
-        ``moment_e2`` (adaptive moments, with the PSF in them; NaN where they do not converge), ``blank``
-        (stamps with no signal at all in some band, of which nothing can be measured: fluxes are 0 with no
-        inverse variance there).
+        ``deVRad`` and ``deVRad_err`` (arcsec, half-light, major axis). Per object, (N,): ``x``, ``y``
+        (centroid, pixels from the centre of the stamp), ``model_kind`` (0 de Vaucouleurs, 1 exponential),
+        ``model_radius``, ``model_q``, ``petro_radius``, ``petro_r50``, ``petro_r90`` (arcsec),
+        ``moment_size`` (arcsec), ``moment_e1``, ``moment_e2`` (adaptive moments, with the PSF in them; NaN
+        where they do not converge), ``blank`` (stamps with no signal at all in some band, of which nothing
+        can be measured: fluxes are 0 with no inverse variance there).
 
     Raises
     ------
@@ -110,8 +109,10 @@ def measure(
     ]
     out = {"x": x, "y": y, "blank": blank.any(1)}
     radii = [_best(fit, kind=0) for fit in fits]
-    out["deVRad"] = np.stack([best.radius for best in radii], 1)
-    out["deVRad_err"] = np.stack([best.radius_error for best in radii], 1)
+    # The templates' radii are geometric means of the axes; the survey quotes the major axis.
+    stretch = 1 / np.sqrt(np.array([q for q, _ in SHAPES]))
+    out["deVRad"] = np.stack([best.radius * stretch[best.shape] for best in radii], 1)
+    out["deVRad_err"] = np.stack([best.radius_error * stretch[best.shape] for best in radii], 1)
     out |= _psf_fluxes(fits)
     out |= _model_fluxes(fits, reference)
     out |= _petrosian(centred, survey, conditions, bank.size)
@@ -211,19 +212,30 @@ def _parabola(offset: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _interpolated(
     fit: _Projection, kind: int, middle: np.ndarray, shape: np.ndarray, offset: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Product with the stamps, and norm, of templates `offset` (N or 1, F) from the `middle` radius, (N, F).
+    """Product with the stamps, and norm, of templates between radii of the grid.
 
     Templates are interpolated, not their chi2: that of bright objects is no parabola over a step in radius.
+
+    Parameters
+    ----------
+    middle, shape : numpy.ndarray
+        (N, ...) positions on the grids of radii and shapes.
+    offset : numpy.ndarray
+        (N, ..., F), or what broadcasts to it: steps from the `middle` radius, -1 to 1.
+
+    Returns
+    -------
+    product, norm : numpy.ndarray
+        (N, ..., F).
     """
-    rows, steps = np.arange(len(middle)), (-1, 0, 1)
-    weights = _parabola(offset)
-    product = sum(
-        w * fit.product[rows, kind, middle + d, shape][:, None] for w, d in zip(weights, steps, strict=True)
-    )
+    rows = np.arange(len(middle)).reshape(-1, *[1] * (middle.ndim - 1))
+    weights = dict(zip((-1, 0, 1), _parabola(offset), strict=True))
+    product = sum(w * fit.product[rows, kind, middle + d, shape][..., None] for d, w in weights.items())
     norm = sum(
-        w * v * fit.gram[abs(d - e), kind, middle + min(d, e), shape][:, None]
-        for w, d in zip(weights, steps, strict=True)
-        for v, e in zip(weights, steps, strict=True)
+        # Each pair of different radii counts twice.
+        (2 - (lag == 0)) * weights[d] * weights[d + lag] * fit.gram[lag, kind, middle + d, shape][..., None]
+        for lag in (0, 1, 2)
+        for d in range(-1, 2 - lag)
     )
     return product, norm
 
@@ -254,29 +266,33 @@ class _Best:
 def _best(fit: _Projection, kind: int) -> _Best:
     """Maximise the likelihood over radius and shape, between the radii of the grid too."""
     n, _, radii, shapes = fit.product.shape
-    flat = fit.gain_in_chi2[:, kind].reshape(n, -1).argmax(1)
-    middle, shape = np.clip(flat // shapes, 1, radii - 2), flat % shapes
+    rows = np.arange(n)
 
-    def gain_in_chi2(offset: np.ndarray) -> np.ndarray:
+    def gain_in_chi2(middle: np.ndarray, shape: np.ndarray, offset: np.ndarray) -> np.ndarray:
         product, norm = _interpolated(fit, kind, middle, shape, offset)
         return product * np.abs(product) / norm / fit.sigma**2
 
+    # Every shape at its best radius: at those of the grid a wrong shape may be better than the right one.
+    every, scan = np.arange(shapes), np.linspace(-1.0, 1.0, 21)
+    middles = np.clip(fit.gain_in_chi2[:, kind].argmax(1), 1, radii - 2)
+    best = gain_in_chi2(middles, every, scan).reshape(n, -1).argmax(1)
+    shape, at = best // len(scan), scan[np.clip(best % len(scan), 1, len(scan) - 2)]
+    middle = middles[rows, shape]
+
     def peak(at: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Parabola through `at` and its neighbours: place and height of its top, curvature."""
-        low, mid, high = gain_in_chi2(at[:, None] + width * np.array([-1, 0, 1])).T
+        low, mid, high = gain_in_chi2(middle, shape, at[:, None] + width * np.array([-1, 0, 1])).T
         slope, curvature = (high - low) / 2, low + high - 2 * mid
         concave = curvature < 0
         top = np.where(concave, -slope / np.where(concave, curvature, -1.0), np.sign(slope))
         top = np.clip(top, -1.0, 1.0)
         return at + width * top, mid + slope * top + curvature * top**2 / 2, curvature / width**2
 
-    scan = np.linspace(-1.0, 1.0, 41)
-    at = scan[np.clip(gain_in_chi2(scan[None]).argmax(1), 1, len(scan) - 2)]
     offset, value, _ = peak(at, scan[1] - scan[0])
     # chi2 falls by one at one sigma: the variance of the step is -2 / curvature. Where a point source is as
     # good the top is sharp or flat by chance, so the curvature is that of half a step to either side.
     _, _, curvature = peak(np.clip(at, -0.5, 0.5), 0.5)
-    inflation = fit.inflation[np.arange(n), kind, middle, shape]
+    inflation = fit.inflation[rows, kind, middle, shape]
     concave = curvature < -1e-6
     variance = np.where(concave, -2 * inflation / np.where(concave, curvature, -1.0), _MAX_STEP_VARIANCE)
     return _Best(middle, offset, np.minimum(variance, _MAX_STEP_VARIANCE), shape, value)

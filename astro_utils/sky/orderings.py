@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from astro_utils.catalogs import MARGNET_FEATURES
 from astro_utils.models.stamp_net import StampNet, scaled_stamps
@@ -23,8 +24,8 @@ from astro_utils.training import TrainingConfig, fit, predict, seeded
 
 __all__ = ["READERS", "order_gates", "photometry_images_fusion", "read_compact"]
 
-#: What each network reads: stamps, features.
-READERS = {"photometry": (False, True), "images": (True, False), "fusion": (True, True)}
+#: What is compared; fusion combines the answers of the other two, as MargNet's ensemble does.
+READERS = ("photometry", "images", "fusion")
 
 
 def read_compact(path, n: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
@@ -47,20 +48,23 @@ def read_compact(path, n: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
         table = sample.catalogue()
         rows = np.flatnonzero(compact(table))
         rows = rows[:n] if n else rows
-        images = torch.from_numpy(sample.images(rows))
-        noise = table.iloc[rows][[f"sigma_{b}" for b in sample.info.bands]].to_numpy(np.float32)
-    return table.iloc[rows].reset_index(drop=True), scaled_stamps(images, torch.from_numpy(noise)).numpy()
+        images = torch.tensor(sample.images(rows))
+        noise = torch.tensor(table.iloc[rows][[f"sigma_{b}" for b in sample.info.bands]].to_numpy(np.float32))
+    return table.iloc[rows].reset_index(drop=True), scaled_stamps(images, noise).numpy()
 
 
 def _loss(model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
     *inputs, labels = batch
+    if model.training and inputs[0].ndim == 4:  # a sky has no up: mirror and turn the stamps of a batch
+        turns, mirror = torch.randint(4, ()).item(), torch.randint(2, ()).item()
+        inputs = [torch.rot90(torch.flip(x, (3,)) if mirror else x, turns, (2, 3)) for x in inputs]
     return torch.nn.functional.cross_entropy(model(*inputs), labels, reduction="none")
 
 
 def photometry_images_fusion(
     table: pd.DataFrame, stamps: np.ndarray, seeds: int, epochs: int
 ) -> pd.DataFrame:
-    """Train the three readers on the same objects and answer for held-out fields.
+    """Train networks on features and on stamps of the same objects, combine them, answer for held-out fields.
 
     Parameters
     ----------
@@ -80,27 +84,32 @@ def photometry_images_fusion(
     labels = torch.from_numpy(table["class"].map(CLASSES.index).to_numpy(np.int64))
     features = table[list(MARGNET_FEATURES)].to_numpy(np.float32)
     fields = table["field"].to_numpy()
+    inputs = {"images": torch.tensor(stamps)}
+    builds = {
+        "photometry": partial(StampNet, n_classes=len(CLASSES), n_features=features.shape[1]),
+        "images": partial(StampNet, n_classes=len(CLASSES), n_bands=stamps.shape[1], size=stamps.shape[-1]),
+    }
     answers = []
     for seed in range(seeds):
         fold = group_folds(fields, 5, seed)
         test, validation = fold == 0, fold == 1
         train = ~(test | validation)
         mean, std = features[train].mean(0), features[train].std(0) + 1e-6
-        both = (torch.from_numpy(stamps), torch.from_numpy((features - mean) / std))
-        for name, reads in READERS.items():
-            inputs = [tensor for tensor, used in zip(both, reads, strict=True) if used]
-            build = partial(
-                StampNet,
-                n_classes=len(CLASSES),
-                n_bands=stamps.shape[1] * reads[0],
-                n_features=len(MARGNET_FEATURES) * reads[1],
-                size=stamps.shape[-1],
-            )
+        inputs["photometry"] = torch.tensor((features - mean) / std)
+        logs = {}
+        for name, build in builds.items():
             model = seeded(seed, build)
-            sets = [(*(tensor[mask] for tensor in inputs), labels[mask]) for mask in (train, validation)]
-            fit(model, _loss, *sets, TrainingConfig(epochs=epochs, batch_size=128, patience=8, seed=seed))
-            p = predict(model, *(tensor[test] for tensor in inputs), batch_size=1024).softmax(1).numpy()
+            sets = [(inputs[name][mask], labels[mask]) for mask in (train, validation)]
+            config = TrainingConfig(epochs=epochs, batch_size=128, patience=8, seed=seed)
+            fit(model, _loss, *sets, config)
+            logs[name] = predict(model, inputs[name], batch_size=1024).log_softmax(1).numpy()
+        # Both networks stopped on the validation set, but neither was fitted to it.
+        both = np.hstack([logs["photometry"], logs["images"]])
+        ensemble = LogisticRegression(max_iter=1000).fit(both[validation], labels[validation])
+        logs["fusion"] = ensemble.predict_log_proba(both)
+        for name, log_p in logs.items():
             rows = {"seed": seed, "row": np.flatnonzero(test), "reader": name, "label": labels[test].numpy()}
+            p = np.exp(log_p[test])
             answers.append(pd.DataFrame(rows | {f"p_{c}": p[:, i] for i, c in enumerate(CLASSES)}))
     return pd.concat(answers, ignore_index=True)
 

@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 
 from astro_utils.cutouts import rgb
 from astro_utils.figures import COLOURS
+from astro_utils.samples import Spectra
 from astro_utils.sky.population import CLASSES
 
 __all__ = [
     "colour_redshift",
     "magnitude_errors",
     "number_counts",
+    "spectra_examples",
     "stamp_gallery",
     "stellar_locus",
     "tracks",
@@ -117,6 +119,37 @@ def tracks(quasars: pd.DataFrame, observed: pd.DataFrame) -> Figure:
         )
         ax.set(xlabel="redshift", ylabel=f"${colour.replace('_', '-')}$ [mag]", xlim=(0, 3.6))
     axes[0].legend(fontsize=8)
+    return figure
+
+
+def spectra_examples(catalogue: pd.DataFrame, spectra: Mapping[str, Spectra], rows: Sequence[int]) -> Figure:
+    """Spectra of some objects (one panel each) by every spectrograph, smoothed over 5 pixels.
+
+    Parameters
+    ----------
+    catalogue : pandas.DataFrame
+        ``class``, ``z`` and ``r_mag`` of the objects.
+    spectra : mapping
+        Spectrograph to the spectra of these objects.
+    rows : sequence of int
+        Which to draw.
+    """
+    figure, axes = plt.subplots(len(rows), 1, figsize=(10, 2.1 * len(rows)), sharex=True)
+    for ax, row in zip(axes, rows, strict=True):
+        for (name, taken), colour, width in zip(spectra.items(), COLOURS, (0.7, 1.3), strict=False):
+            flux, ivar = taken.flux[row], taken.ivar[row]
+            kernel = np.ones(5)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                smooth = np.convolve(flux * ivar, kernel, "same") / np.convolve(ivar, kernel, "same")
+            ax.plot(taken.wavelength, smooth, lw=width, color=colour, label=name, alpha=0.8)
+        low, high = np.nanpercentile(smooth, [1, 99])
+        about = catalogue.iloc[row]
+        ax.set(ylim=(min(low, 0) - 0.2 * high, 1.4 * high))
+        title = f"{about['class'].lower()}, $z$ = {about['z']:.3f}, $r$ = {about['r_mag']:.1f}"
+        ax.set_title(title, fontsize=9, loc="left")
+    axes[0].legend(fontsize=8, ncols=2, loc="upper right")
+    axes[-1].set(xlabel="wavelength [Å, vacuum]")
+    figure.supylabel("$F_\\lambda$ [10$^{-17}$ erg s$^{-1}$ cm$^{-2}$ Å$^{-1}$]", fontsize=10)
     return figure
 
 

@@ -163,9 +163,8 @@ def sizes(abs_mag: np.ndarray, z: np.ndarray, early: np.ndarray, rng: np.random.
     """Half-light radii from luminosity, type and redshift.
 
     Shen et al. (2003, MNRAS 343, 978, eqs. 14, 15 and 17 with table 1): log-normal in size, with the local
-    relations for early and late types; with redshift sizes fall as (1 + z)^-1.1 and (1 + z)^-0.75 (van der
-    Wel
-    et al. 2014, ApJ 788, 28; for the luminous galaxies drawn here).
+    relations for early and late types; with redshift sizes fall as (1 + z)^-1.48 and (1 + z)^-0.75 (van der
+    Wel et al. 2014, ApJ 788, 28).
 
     Parameters
     ----------
@@ -249,8 +248,8 @@ def _faint_blue(n: int, rng: np.random.Generator, seds: Seds) -> pd.DataFrame:
     z = np.clip(z, 0.03, 1.1)
     mixtures = _varied(_mixtures(seds, rows), rng)
     young = int(np.argmin(seds.templates.redness))
-    # Galaxies formed stars faster in the past: add young light to today's mixtures, more at higher redshift.
-    mixtures[:, young] += rng.uniform(0.0, 0.25, n) * z
+    # The targets were chosen for their blue light: add young light to today's mixtures.
+    mixtures[:, young] += np.where(high, rng.uniform(0.0, 0.25, n) * z, rng.uniform(0.0, 0.5, n))
     return _galaxies(z, mixtures, r_mag, rng, seds).assign(parent=rows)
 
 
@@ -283,9 +282,11 @@ def _bright_stars(n: int, rng: np.random.Generator, seds: Seds) -> pd.DataFrame:
 
 
 def _blue_stars(n: int, rng: np.random.Generator, seds: Seds) -> pd.DataFrame:
-    """Halo turn-off stars, blue horizontal-branch stars and white dwarfs taken for quasar candidates."""
-    g_i = np.where(rng.random(n) < 0.82, rng.normal(0.45, 0.22, n), rng.normal(-0.45, 0.3, n))
-    metals = rng.normal(-0.8, 0.4, n)  # those of the halo and the thick disc
+    """Halo turn-off stars, K dwarfs and blue horizontal-branch stars: quasar candidates."""
+    kind = rng.random(n)
+    g_i = np.where(kind < 0.6, rng.normal(0.45, 0.22, n), rng.uniform(0.6, 2.2, n))
+    g_i = np.where(kind > 0.82, rng.normal(-0.45, 0.3, n), g_i)
+    metals = rng.normal(-0.6, 0.4, n)  # those of the halo and the thick disc
     return _stars(g_i, 22.0 - rng.gamma(2.2, 0.65, n), rng, seds, metals)
 
 

@@ -1,20 +1,16 @@
 """Quasar spectra from the published numbers of a composite: power laws, emission lines, iron, forest, dust.
 
 The composite is that of Vanden Berk et al. (2001, AJ 122, 549): a continuum alpha_nu = -0.44 below 4661
-Angstrom,
-emission lines with the wavelengths and widths of its table 2, and a pseudo-continuum of iron and Balmer
-lines,
-here a chain of broad components. Strengths were fitted once to the median composite (:func:`fit_composite`),
-of
-which the sum is within 2 % (median). Beyond 4661 Angstrom the median composite falls as alpha_nu = -1.65,
-more
-slowly than the -2.45 that the authors give for their geometric mean. Each quasar varies about it.
+Angstrom, emission lines with the wavelengths and widths of its table 2, and a pseudo-continuum of iron
+and Balmer lines, here a chain of broad components. Strengths were fitted once to the median composite
+(:func:`fit_composite`); their sum is within 2 % of it. Beyond 4661 Angstrom it falls as alpha_nu =
+-1.65, more slowly than the -2.45 that the authors give for their geometric mean. Each quasar varies
+about it.
 
-Four things were set by the colours of real quasars against redshift (:func:`observed_track`), and are
-therefore no
-test of it: the light of hosts below redshift 1, half of the fitted pseudo-continuum about 4,560 Angstrom, a
-broad
-blend about 1,660 Angstrom, and the preference for absorbed quasars beyond redshift 2.6.
+Five things were set by the colours of real quasars against redshift (:func:`observed_track`), and are
+therefore no test of it: the light of hosts below redshift 1, the strength of Lyman-alpha, half of the fitted
+pseudo-continuum about 4560 Angstrom, a broad blend about 1660 Angstrom, and the preference for absorbed
+quasars beyond redshift 2.6.
 """
 
 from __future__ import annotations
@@ -122,7 +118,7 @@ def _group_profiles() -> np.ndarray:
 def draw_quasars(rng: np.random.Generator, z: np.ndarray) -> pd.DataFrame:
     """Draw the parameters of quasars.
 
-    Slopes scatter by 0.25, strengths by factors of about 1.4, and one quasar in ten has a reddening tail
+    Slopes scatter by 0.30, strengths by factors of about 1.4, and one quasar in ten has a reddening tail
     (Richards et al. 2003, AJ 126, 1131; Hopkins et al. 2004, AJ 128, 1112).
 
     Parameters
@@ -153,7 +149,7 @@ def draw_quasars(rng: np.random.Generator, z: np.ndarray) -> pd.DataFrame:
     # Beyond redshift 2.6 the survey found quasars by their faint u: absorbed ones are overrepresented
     # (Worseck
     # & Prochaska 2011, ApJ 728, 23), here by a factor in the rate.
-    favoured = np.interp(z, [2.4, 2.9, 3.5, 4.0], [1.0, 3.0, 8.0, 2.0])
+    favoured = np.interp(z, [2.4, 2.9, 3.5, 4.0], [1.0, 5.0, 25.0, 6.0])
     path = rng.exponential(1.0, n) * 2.94 / (2.8 * np.sqrt(2) * 4.5 * favoured)
     inner = np.maximum(((1 + z) / 4.5) ** 2.94 - path, 0.0)
     columns["lyman_limit"] = np.maximum(4.5 * inner ** (1 / 2.94) - 1, 0.0)

@@ -194,7 +194,7 @@ def _coefficients(rows: pd.DataFrame) -> np.ndarray:
 
 def _quasar_flux(rows: pd.DataFrame, wavelength: np.ndarray) -> np.ndarray:
     """Quasar spectra scaled to their r magnitude, (N, L)."""
-    r_flux = quasar_spectra(rows, _COARSE) @ band_weights(["sdss2010-r"], _COARSE)[:, 0]
-    return (
-        quasar_spectra(rows, wavelength) * (10 ** (0.4 * (22.5 - rows["r_mag"].to_numpy())) / r_flux)[:, None]
-    )
+    coarse = quasar_spectra(rows, _COARSE)
+    r_flux = coarse @ band_weights(["sdss2010-r"], _COARSE)[:, 0]
+    spectra = coarse if wavelength is _COARSE else quasar_spectra(rows, wavelength)
+    return spectra * (10 ** (0.4 * (22.5 - rows["r_mag"].to_numpy())) / r_flux)[:, None]

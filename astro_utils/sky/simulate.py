@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from astro_utils.paths import project_root
 from astro_utils.photometry import asinh_magnitudes
 from astro_utils.sample_writer import write_sharded
 from astro_utils.samples import Block, SampleInfo
+from astro_utils.sky.cache import cache_key
 from astro_utils.sky.columns import describe
 from astro_utils.sky.images import field_psf, render, with_noise
 from astro_utils.sky.measure import Conditions, measure
@@ -245,6 +247,16 @@ def _catalogue(
     return out
 
 
+def _code() -> str:
+    """Digest of all that a shard depends on: a sample of other code is another sample."""
+    folder = Path(__file__).parent
+    tables = sorted((project_root() / "data" / "sky").glob("*.ecsv"))
+    beside = [folder.parent / name for name in ("photometry.py", "galaxies.py")]
+    return cache_key(
+        [*sorted(folder.glob("*.py")), *beside, *tables], ("GalSim", "kcorrect", "sdss-mangadap", "speclite")
+    )
+
+
 def simulate(
     path: str | Path,
     simulation: Simulation,
@@ -269,6 +281,7 @@ def simulate(
         simulation.n_shards,
         simulation.info,
         workers=workers,
+        key={"code": _code()},
         progress=progress,
         overwrite=overwrite,
     )

@@ -5,6 +5,9 @@ NOTEBOOKS = [
     rules.photoz_results.output.notebook,
     rules.photoz_predict.output.notebook,
     rules.margformer_audit.output.notebook,
+    rules.sky_samples.output.notebook,
+    rules.sky_fidelity.output.notebook,
+    rules.sky_real_pixels.output.notebook,
 ]
 
 
@@ -15,7 +18,7 @@ rule pages:
         scoreboard="book/scoreboard.toml",
         published=sorted(str(p) for p in Path("data/published").glob("*/*.json")),
     output:
-        pages=expand("book/_generated/{page}.md", page=["scoreboard", "status", "downloads"]),
+        pages=expand("book/_generated/{page}.md", page=["scoreboard", "status", "downloads", "bench"]),
     params:
         profile=PROFILE,
     shell:
