@@ -1,5 +1,6 @@
 """Generated pages: every number comes from a file, and a number that is not there is never made up."""
 
+import json
 import os
 import re
 
@@ -223,7 +224,32 @@ def test_the_command_writes_all_pages(tree, monkeypatch):
     monkeypatch.chdir(tree / "book")
     pages.main(["--profile", "quick", "--out", "_generated"])
     out = tree / "book" / "_generated"
-    assert sorted(p.name for p in out.iterdir()) == ["downloads.md", "scoreboard.md", "status.md"]
+    assert sorted(p.name for p in out.iterdir()) == ["bench.md", "downloads.md", "scoreboard.md", "status.md"]
     link = re.search(r"\[PNG\]\(([^)]+)\)", (out / "downloads.md").read_text())[1]
     # Pages of the book's own folder include the generated ones, so links start there.
     assert (tree / "book" / link).resolve() == tree / "results" / "quick" / "photoz" / "figures" / "pit.png"
+
+
+def test_speeds_are_a_table_with_the_machine(tree):
+    assert "make bench" in pages.bench(tree)
+    content = {
+        "machine": {"processor": "Some CPU", "cores": 2, "memory_gb": 24, "numpy": "2.4"},
+        "speed": [
+            {
+                "survey": "sdss",
+                "objects": 20000,
+                "processes": 2,
+                "seconds": 21.5,
+                "objects_per_second": 930,
+                "file_mb": 366,
+            }
+        ],
+        "memory": [{"objects": 5000, "processes": 1, "peak_mb": 1210}],
+    }
+    folder = tree / "data" / "published" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sky.json").write_text(json.dumps(content))
+    text = pages.bench(tree)
+    assert "| sdss | 20,000 | 2 | 21.5 | 930 | 366 |" in text
+    assert "| 5,000 | 1,210 |" in text
+    assert "Some CPU, 2 cores, 24 GB; numpy 2.4" in text

@@ -93,9 +93,8 @@ def stellar_locus(stars: pd.DataFrame, loci: Mapping[str, pd.DataFrame]) -> Figu
         for (name, locus), line in zip(loci.items(), ("-", "--"), strict=False):
             ax.plot(locus["g_i"], locus[colour], line, color=COLOURS[1], label=name, lw=1.6)
         low, high = np.nanpercentile(stars[colour], [0.5, 99.5])
-        ax.set(
-            xlabel="$g-i$ [mag]", ylabel=f"${colour.replace('_', '-')}$ [mag]", ylim=(low - 0.3, high + 0.3)
-        )
+        name = colour.replace("_", "-")
+        ax.set(xlabel="$g-i$ [mag]", ylabel=f"${name}$ [mag]", xlim=(-1.2, 3.6), ylim=(low - 0.3, high + 0.3))
     axes[0].legend(fontsize=8)
     return figure
 
@@ -111,7 +110,7 @@ def tracks(quasars: pd.DataFrame, observed: pd.DataFrame) -> Figure:
             )
         _band(
             ax,
-            quasars["z"].to_numpy(),
+            quasars["redshift"].to_numpy(),
             quasars[colour].to_numpy(),
             np.arange(0.2, 3.61, 0.2),
             COLOURS[0],
@@ -168,7 +167,7 @@ def number_counts(catalogue: pd.DataFrame) -> Figure:
                 ax.hist(values, bins=bins, histtype="step", lw=1.6, color=CLASS_COLOURS[name], label=name)
         ax.set(xlabel=label, ylabel="objects", yscale="log")
     axes[2].axvline(0.5, color=COLOURS[6], ls="--", lw=1)
-    axes[0].legend(loc="upper left")
+    axes[1].legend(loc="upper right")
     return figure
 
 

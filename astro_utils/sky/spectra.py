@@ -268,6 +268,11 @@ def observe(
 # ------------------------------------------------------------------------------------ dust, fibre and objects
 
 
+#: Reddening in the scale of Schlegel, Finkbeiner & Davis (1998), in which the surveys' coefficients and the
+#: column ``ebv`` are, over true reddening (Schlafly & Finkbeiner 2011, ApJ 737, 103, section 4.3).
+SFD_SCALE = 0.86
+
+
 def transmission(wavelength: np.ndarray, ebv: np.ndarray) -> np.ndarray:
     """Share of the light that the Galactic dust lets through (Fitzpatrick 1999, PASP 111, 63, R_V = 3.1).
 
@@ -403,7 +408,7 @@ def observe_objects(
     for start in range(0, len(table), chunk):
         rows = slice(start, start + chunk)
         light = source_spectra(table.iloc[rows], grid, seds) * share[rows, None]
-        light *= transmission(grid, table["ebv"].to_numpy(float)[rows])
+        light *= transmission(grid, SFD_SCALE * table["ebv"].to_numpy(float)[rows])
         observed = observe(grid, light, spectrograph, rng, exposure[rows])
         flux[rows], ivar[rows] = observed.flux, observed.ivar
     return Spectra(spectrograph.wavelength, flux, ivar)
