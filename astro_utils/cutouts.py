@@ -291,4 +291,5 @@ def rgb(
     if missing := [band for band in channels if band not in bands]:
         raise ValueError(f"no band {', '.join(missing)} in the image; it has {', '.join(bands)}")
     planes = [factor * image[bands.index(band)] for band, factor in zip(channels, scale, strict=True)]
-    return make_lupton_rgb(*planes, minimum=0, stretch=stretch, Q=q)
+    with np.errstate(invalid="ignore", divide="ignore"):  # astropy divides by the intensity of empty pixels
+        return make_lupton_rgb(*planes, minimum=0, stretch=stretch, Q=q)

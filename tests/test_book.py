@@ -165,6 +165,9 @@ def test_status_page_lists_every_notebook(visits, site):
         "photoz/3_results",
         "photoz/4_predict",
         "margformer/4_audit",
+        "sky/1_sky",
+        "sky/2_fidelity",
+        "sky/3_real_pixels",
     ):
         assert re.search(rf"{name}\s+this run \(smoke\)\s+smoke\s+\S+ (s|min)", text), name
 

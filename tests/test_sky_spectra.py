@@ -17,6 +17,7 @@ from astro_utils.sky.seds import load_seds, source_spectra
 from astro_utils.sky.spectra import (
     DESI,
     SDSS,
+    SFD_SCALE,
     SPECTROGRAPHS,
     Projector,
     fibre_share,
@@ -253,7 +254,7 @@ def test_spectra_are_dimmed_by_dust_and_by_the_fibre(objects, seds):
 
     clear = light(table.assign(ebv=0.0))
     middle = np.array([6500.0])
-    dimming = transmission(middle, np.array([0.3]))[0, 0]
+    dimming = transmission(middle, np.array([SFD_SCALE * 0.3]))[0, 0]
     np.testing.assert_allclose(light(table.assign(ebv=0.3)) / clear, dimming, rtol=0.03)
     small = light(table.assign(ebv=0.0, bulge_radius=0.0, disc_radius=0.0))
     full = source_spectra(table, DESI.wavelength[red], seds).mean(1)

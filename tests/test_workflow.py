@@ -26,7 +26,7 @@ def test_nothing_runs_when_nothing_changed(built):
 @pytest.mark.parametrize(
     ("module", "reruns"),
     [
-        ("astro_utils/margnet.py", {"margformer_audit", "pages", "book", "all"}),
+        ("astro_utils/margnet.py", {"margformer_audit", "sky_fidelity", "pages", "book", "all"}),
         ("astro_utils/pages.py", {"pages", "book", "all"}),
         (
             "astro_utils/predictor.py",
@@ -43,6 +43,16 @@ def test_a_changed_module_reruns_only_what_imports_it(built, module, reruns):
     finally:
         path.write_bytes(original)
     assert planned(built) == set(), "back to the same content, nothing should run"
+
+
+def test_a_table_of_the_sky_makes_the_sky_anew(built):
+    path = built / "data" / "sky" / "quasar_lines.ecsv"
+    original = path.read_bytes()
+    try:
+        path.write_bytes(original + b"\n")
+        assert planned(built) == {"sky_samples", "sky_fidelity", "pages", "book", "all"}
+    finally:
+        path.write_bytes(original)
 
 
 def test_a_module_of_a_module_counts(built):

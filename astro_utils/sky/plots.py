@@ -167,7 +167,7 @@ def number_counts(catalogue: pd.DataFrame) -> Figure:
                 ax.hist(values, bins=bins, histtype="step", lw=1.6, color=CLASS_COLOURS[name], label=name)
         ax.set(xlabel=label, ylabel="objects", yscale="log")
     axes[2].axvline(0.5, color=COLOURS[6], ls="--", lw=1)
-    axes[1].legend(loc="upper right")
+    axes[2].legend(loc="upper right")
     return figure
 
 

@@ -223,7 +223,8 @@ def quasar_spectra(parameters: pd.DataFrame, wavelength: np.ndarray) -> np.ndarr
 
 def _host(rest: np.ndarray) -> np.ndarray:
     """Shape of an early-type host: flat above the 4000 Angstrom break, falling steeply below it."""
-    return np.where(rest > 4000.0, 1.0, 0.55 * (rest / 4000.0) ** 3)
+    above = np.clip((rest - 3800.0) / 250.0, 0.0, 1.0)
+    return above + (1 - above) * 0.55 * (rest / 4000.0) ** 3
 
 
 # ----------------------------------------------------------------------- where the committed tables come from

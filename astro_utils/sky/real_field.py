@@ -20,7 +20,7 @@ from astro_utils.figures import COLOURS
 from astro_utils.frames import read_frame
 from astro_utils.photometry import SDSS_BANDS
 from astro_utils.results import atomic, published
-from astro_utils.star_photometry import compare_stars, read_calibobj
+from astro_utils.star_photometry import PhotometryFlag, compare_stars, read_calibobj
 
 __all__ = ["RealField", "figure", "read_field", "summary"]
 
@@ -101,7 +101,8 @@ def _published() -> RealField:
 
 
 def _chosen(stars: pd.DataFrame) -> pd.DataFrame:
-    return stars[stars["isolated"] & ~stars["saturated"] & (stars["flags"] == 0)]
+    bad = int(PhotometryFlag.OUTSIDE | PhotometryFlag.BAD_PIXELS)
+    return stars[stars["isolated"] & ~stars["saturated"] & (stars["flags"] & bad == 0)]
 
 
 def summary(stars: pd.DataFrame) -> pd.DataFrame:
