@@ -111,7 +111,7 @@ class SampleInfo:
         if self.seed is not None and not isinstance(self.seed, int | np.integer):
             raise SampleError(f"seed is {self.seed!r}; expected an integer or None")
         try:
-            text = json.dumps(dict(self.provenance), sort_keys=True, allow_nan=False)
+            text = json.dumps(dict(self.provenance), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise SampleError(f"provenance cannot be written as JSON: {error}") from error
         # As it will be read again: tuples are lists in JSON.

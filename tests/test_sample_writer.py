@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from astro_utils.sample_writer import write_sharded
 from astro_utils.samples import Block, Column, SampleError, SampleInfo, open_sample, validate, write_sample
@@ -95,14 +95,19 @@ def assert_holds(path, make):
         np.testing.assert_array_equal(sample.images(), np.concatenate([block.images for block in blocks]))
 
 
+def environment():
+    """Environment of a process that may import this module, with one thread."""
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, places))}
+
+
 def run_script(code, *arguments):
-    """Run Python code that may import this module in a process with one thread; return what it prints."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    """Run Python code in a process of its own and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env=environment,
+        env=environment(),
         check=False,
         timeout=60,
     )
@@ -156,15 +161,15 @@ def test_one_thread_makes_the_numbers(tmp_path):
         seen.append({pool["num_threads"] for pool in threadpool_info()} | {torch.get_num_threads()})
         return Maker()(shard)
 
-    before, torch_before = threadpool_info(), torch.get_num_threads()
-    try:
+    torch_before = torch.get_num_threads()
+    with threadpool_limits(limits=2):
         torch.set_num_threads(2)
+        before = threadpool_info()
         write_sharded(tmp_path / "a.h5", make, 2, INFO, progress=False)
-        assert seen == [{1}, {1}]
+        assert threadpool_info() == before and {pool["num_threads"] for pool in before} == {2}
         assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(torch_before)
-    assert threadpool_info() == before
+    torch.set_num_threads(torch_before)
+    assert seen == [{1}, {1}]
 
 
 # ------------------------------------------------------------------------------------------ interruptions
@@ -213,7 +218,7 @@ import sys
 from test_sample_writer import Maker, write
 
 if __name__ == "__main__":
-    write(sys.argv[1], Maker(notes=sys.argv[2], seconds=0.3), workers=2)
+    write(sys.argv[1], Maker(notes=sys.argv[2], seconds=5.0), workers=2)
 """
 
 
@@ -228,8 +233,7 @@ def is_alive(pid):
 def test_workers_end_with_the_process_that_is_killed(tmp_path, noting):
     script, path = tmp_path / "script.py", tmp_path / "a.h5"
     script.write_text(POOL)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    parent = subprocess.Popen([sys.executable, script, path, noting.notes], env=environment)
+    parent = subprocess.Popen([sys.executable, script, path, noting.notes], env=environment())
     deadline = time.monotonic() + 30
     while len(noting.noted()) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -237,11 +241,10 @@ def test_workers_end_with_the_process_that_is_killed(tmp_path, noting):
     parent.wait()
     workers = {int(note.name.split("-")[1]) for note in Path(noting.notes).iterdir()}
     assert workers and parent.pid not in workers
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 3  # shards take 5 s: they do not end what they are at
     while any(map(is_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(is_alive, workers))
-    assert len(set(noting.noted())) < len(noting.sizes), "it was killed before its end"
     assert not path.exists()
     write(path, noting)
     assert_holds(path, noting)
@@ -302,9 +305,28 @@ def test_shards_of_another_request_are_never_used(tmp_path, options):
     interrupted(path, Maker(), 4, key={"limit": 22})
     other = Maker(offset=1)
     options = {"info": INFO, "key": {"limit": 22}, **options}
+    with pytest.raises(SampleError, match="shard 0"):
+        write_sharded(path, replace(other, fails=0), 6, progress=False, **options)
+    assert [file.name for file in (tmp_path / "a.h5.shards").iterdir()] == ["request.json"]
     write_sharded(path, other, 6, progress=False, **options)
     fresh = write_sharded(tmp_path / "b.h5", other, 6, progress=False, **options)
     assert sha256(path) == sha256(fresh)
+
+
+def test_the_key_of_a_folder_is_the_last_to_go(tmp_path, monkeypatch):
+    """So that what a killed removal leaves is still known for a folder of shards."""
+    folder = interrupted(tmp_path / "a.h5", Maker(), 4)
+    unlink, removed = Path.unlink, []
+
+    def noted(path, **options):
+        if path.parent == folder and path.suffix == ".h5" and not path.name.startswith("."):
+            assert (folder / "request.json").exists()
+            removed.append(path.name)
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", noted)
+    write(tmp_path / "a.h5", Maker())
+    assert len(removed) == 6 and not folder.exists()
 
 
 def test_a_shard_of_another_request_in_the_folder_is_not_used(tmp_path):

@@ -35,7 +35,7 @@ def main(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both_file(tmp_path_factory):
-    request = Simulation(n_objects=24_576, population="spectroscopic", seed=5)
+    request = Simulation(n_objects=16_384, population="spectroscopic", seed=5)
     return simulate(tmp_path_factory.mktemp("sky") / "both.h5", request, workers=2)
 
 
@@ -72,8 +72,9 @@ def test_gate_1_star_colours(both):
 def test_gate_1_quasar_track(both):
     found, table = gates_colours.quasar_colours(both)
     assert len(table) >= 12
-    below = next(g for g in found if "0.6 to 2.2" in g.name)
-    assert below.passed
+    # The larger run decides on the largest offset; here a bin holds a hundred quasars or fewer.
+    assert len(found) == 2
+    assert table.loc[table["z"].between(0.6, 2.2), "u_g"].abs().median() < 0.07
     # Beyond 2.2 a bin of this sample has a few dozen quasars with u - g from 0.5 to 4.
     assert table.loc[table["z"] > 2.2, "u_g"].abs().median() < 0.15
 
@@ -93,14 +94,14 @@ def test_gate_2_photometric_redshifts(main):
 
 
 def test_gate_3_stars_and_galaxies(both):
-    found, accuracy, by_magnitude = gates_classes.separation(both, [0, 1])
+    found, accuracy, by_magnitude = gates_classes.separation(both, [0])
     assert not failures(found)
     assert accuracy["PSF and extinction"] < 0.65  # the field must not tell the class
     assert by_magnitude["n"].sum() > 300
 
 
 def test_gate_3_bright_to_faint(both):
-    found = gates_classes.bright_to_faint(both, [0, 1])
+    found = gates_classes.bright_to_faint(both, [0])
     # The comparison with the real table is of single numbers of a few hundred objects here.
     assert not [f for f in failures(found) if "real table" not in f[0]]
 

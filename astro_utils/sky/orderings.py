@@ -81,7 +81,7 @@ def photometry_images_fusion(
     pandas.DataFrame
         ``seed``, ``row``, ``label``, ``reader`` and the probability of each class.
     """
-    labels = torch.from_numpy(table["class"].map(CLASSES.index).to_numpy(np.int64))
+    labels = torch.tensor(table["class"].map(CLASSES.index).to_numpy(np.int64))
     features = table[list(MARGNET_FEATURES)].to_numpy(np.float32)
     fields = table["field"].to_numpy()
     inputs = {"images": torch.tensor(stamps)}
