@@ -218,7 +218,7 @@ import sys
 from test_sample_writer import Maker, write
 
 if __name__ == "__main__":
-    write(sys.argv[1], Maker(notes=sys.argv[2], seconds=5.0), workers=2)
+    write(sys.argv[1], Maker(notes=sys.argv[2], seconds=20.0), workers=2)
 """
 
 
@@ -241,7 +241,7 @@ def test_workers_end_with_the_process_that_is_killed(tmp_path, noting):
     parent.wait()
     workers = {int(note.name.split("-")[1]) for note in Path(noting.notes).iterdir()}
     assert workers and parent.pid not in workers
-    deadline = time.monotonic() + 3  # shards take 5 s: they do not end what they are at
+    deadline = time.monotonic() + 10  # a shard takes 20 s: they do not finish what they are at
     while any(map(is_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(is_alive, workers))
