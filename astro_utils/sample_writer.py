@@ -186,7 +186,7 @@ def write_sharded(
 
     The bytes of the file depend on the blocks alone: not on the number of workers, nor on interruptions.
     No more than one shard per process is in memory, and on the disk twice the space of the sample is used
-    while shards are joined.
+    while shards are joined. One run at a time may write to one path.
 
     Parameters
     ----------

@@ -127,6 +127,23 @@ def test_forest_deepens_with_redshift_and_spares_the_red_side():
         assert forest_transmission(at, np.array([own + 0.3]))[0, 0] == pytest.approx(expected, abs=0.06)
 
 
+def test_forest_has_the_higher_lyman_lines():
+    """Just below Lyman-beta of the quasar, hydrogen there absorbs in that line too, 0.28 times as deep."""
+    at = np.array([1025.72 * 4.0])
+    share = [forest_transmission(at, np.array([own]))[0, 0] for own in (2.999, 3.001)]
+    # Inoue et al. 2014, table 2: 6.536e-4 (1 + z)^3.7 from 1 + z = 2.2 to 5.7.
+    assert -np.log(share[1] / share[0]) == pytest.approx(6.536e-4 * 4.0**3.7, rel=2e-3)
+
+
+def test_absorbers_are_as_many_as_observed():
+    """Where none are favoured: 2.8 ((1 + z) / 4.5)^1.94 deeper than 1 per redshift, more above 0.5."""
+    n, z, low = 20_000, 2.3, 2.1
+    drawn = draw_quasars(np.random.default_rng(5), np.full(n, z))
+    steps = np.linspace(low, z, 1001)
+    expected = np.trapezoid(2.8 * np.sqrt(2) * ((1 + steps) / 4.5) ** 1.94, steps)
+    assert (drawn["lyman_limit"] > low).mean() == pytest.approx(1 - np.exp(-expected), abs=0.015)
+
+
 def test_slope_dust_and_host_change_the_spectrum_as_stated():
     rest = GRID / 2.0
     plain_flux = quasar_spectra(plain(1.0), GRID)[0]
@@ -140,6 +157,10 @@ def test_slope_dust_and_host_change_the_spectrum_as_stated():
     at = np.array([5100.0 * 1.2])
     host, none = (quasar_spectra(plain(0.2, host=h, **bare), at)[0, 0] for h in (1.0, 0.0))
     assert host == pytest.approx(2 * none), "as much light of the host as of the quasar at 5,100 Angstrom"
+    at = 1.2 * np.array([3600.0, 4200.0])
+    both, none = (quasar_spectra(plain(0.2, host=h, **bare), at)[0] for h in (1.0, 0.0))
+    below, above = (both - none) / forest_transmission(at, np.array([0.2]))[0]
+    assert 0.3 < below / above < 0.5, "old stars: light falls by half over the break at 4,000 Angstrom"
 
 
 # --------------------------------------------------------------------------------------------------- draws
@@ -173,27 +194,94 @@ def test_draws_have_the_stated_distributions():
 # -------------------------------------------------------------------------------------------- real quasars
 
 
+COLOURS = ["u_g", "g_r", "r_i", "i_z"]
+
+
 @pytest.fixture(scope="module")
-def colours():
-    """Colours of 500 quasars at redshifts 0.95 to 2.05 behind dust of E(B-V) = 0.037, in the SDSS system."""
-    rng = np.random.default_rng(4)
-    z = rng.uniform(0.95, 2.05, 500)
-    table = draw_quasars(rng, z).assign(z=z)
-    coarse = np.arange(2900.0, 11200.0, 5.0)
-    flux = quasar_spectra(table, coarse) @ band_weights(SDSS.filters, coarse)
-    magnitude = -2.5 * np.log10(flux) + np.array(SDSS.zero_point) + 0.037 * np.array(SDSS.extinction)
-    names = ("u_g", "g_r", "r_i", "i_z")
-    return pd.DataFrame(-np.diff(magnitude, axis=1), columns=names).assign(z=z)
+def offsets():
+    """Simulated minus real colours along the track, where at least 30 real quasars are.
 
-
-def test_colours_follow_those_of_real_quasars(colours):
+    Per bin of redshift 400 quasars without errors of photometry, behind dust of E(B-V) = 0.037, in the SDSS
+    system: offset of the medians, ratio of the widths (68 %), and error of the real median.
+    """
+    coarse = np.arange(2900.0, 11200.0, 10.0)
+    weights = band_weights(SDSS.filters, coarse)
     track = quasar_track()
-    track = track[track["z"].between(1.0, 2.0)]
-    assert len(track) == 5 and (track["number"] > 100).all()
+    track = track[track["number"] >= 30].reset_index(drop=True)
+    rows = []
     for row in track.itertuples():
-        here = colours[abs(colours["z"] - row.z) < 0.1]
-        assert here["u_g"].median() == pytest.approx(row.u_g, abs=0.15)
-        assert here["g_r"].median() == pytest.approx(row.g_r, abs=0.15)
+        rng = np.random.default_rng(4)
+        z = rng.uniform(row.z - 0.1, row.z + 0.1, 400)
+        flux = quasar_spectra(draw_quasars(rng, z).assign(z=z), coarse) @ weights
+        magnitude = -2.5 * np.log10(flux) + np.array(SDSS.zero_point) + 0.037 * np.array(SDSS.extinction)
+        low, middle, high = np.percentile(-np.diff(magnitude, axis=1), [16, 50, 84], axis=0)
+        for i, name in enumerate(COLOURS):
+            width = getattr(row, f"{name}_84") - getattr(row, f"{name}_16")
+            rows.append(
+                {
+                    "z": row.z,
+                    "colour": name,
+                    "offset": middle[i] - getattr(row, name),
+                    "width": (high[i] - low[i]) / width,
+                    "error": 1.25 * width / 2 / np.sqrt(row.number),
+                }
+            )
+    return pd.DataFrame(rows).set_index("colour")
+
+
+def test_ultraviolet_colour_follows_that_of_real_quasars(offsets):
+    """Including the rise beyond redshift 2.5; lower than 0.6 it is the host's, and strays by up to 0.2."""
+    rows = offsets.loc["u_g"]
+    early, late = rows[rows["z"].between(0.6, 2.2)], rows[rows["z"] > 2.2]
+    assert len(early) == 8 and len(late) == 6
+    assert early["offset"].abs().max() < 0.10
+    # Two of the bins beyond 3 have too few real quasars for a median to 0.15 mag.
+    assert (late["offset"].abs() < np.maximum(0.15, 2 * late["error"])).all()
+    assert rows[rows["z"] < 0.6]["offset"].abs().max() < 0.20
+
+
+def test_optical_colours_follow_those_of_real_quasars(offsets):
+    """Typically to 0.06 mag; simulated ones are redder in g-r by about that much from redshift 1.5."""
+    typical = offsets[offsets["z"] > 0.6]["offset"].abs().groupby("colour").median()
+    assert typical["r_i"] < 0.06 and typical["i_z"] < 0.06
+    assert typical["g_r"] < 0.08
+    assert offsets.loc[["g_r", "r_i", "i_z"], "offset"].abs().max() < 0.20
+
+
+def test_colours_scatter_less_than_those_of_real_quasars_with_their_errors(offsets):
+    rows = offsets[offsets["z"].between(0.6, 2.2)]
+    for name in ("u_g", "g_r", "r_i"):
+        assert rows.loc[name, "width"].between(0.4, 1.1).all()
+    assert rows.loc["i_z", "width"].between(0.25, 1.1).all(), "errors in z are most of the real width"
+
+
+@pytest.mark.parametrize("z", [-0.1, np.nan, np.inf])
+def test_impossible_redshifts_are_refused(z):
+    with pytest.raises(ValueError, match=f"a redshift is {z}; expected a finite number, 0 or more"):
+        draw_quasars(np.random.default_rng(0), np.array([1.0, z]))
+    with pytest.raises(ValueError, match=f"a redshift is {z}; expected"):
+        quasar_spectra(plain(z), GRID)
+
+
+def test_impossible_parameters_are_refused():
+    with pytest.raises(ValueError, match="the table of quasars lacks ew_iron, dust"):
+        quasar_spectra(plain(1.0).drop(columns=["dust", "ew_iron"]), GRID)
+    with pytest.raises(ValueError, match="dust of quasar 0 is not finite"):
+        quasar_spectra(plain(1.0, dust=np.nan), GRID)
+    with pytest.raises(ValueError, match=r"a wavelength is -5\.0; expected more than 0"):
+        quasar_spectra(plain(1.0), np.array([5000.0, -5.0]))
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "composite.txt"
+    for text in ("no header\n", "header\n" * 26 + "1300.5 1.0\n", "header\n" * 26 + "a b c\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"composite\.txt: no table of wavelength, flux and error"):
+            read_composite(path)
+    path = tmp_path / "stars.csv"
+    path.write_text("u,g,r,i,class\n1,2,3,4,QSO\n")
+    with pytest.raises(ValueError, match=r"stars\.csv: the table of real quasars lacks z, redshift"):
+        observed_track(path)
 
 
 @needs_data
