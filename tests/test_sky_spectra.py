@@ -11,21 +11,12 @@ from astropy.table import Table
 
 from astro_utils.frames import load_fits
 from astro_utils.registry import locate
-from astro_utils.sky import spectra
+from astro_utils.sky import noise_tables
+from astro_utils.sky.fibres import SFD_SCALE, fibre_share, transmission
+from astro_utils.sky.noise_tables import noise_table
 from astro_utils.sky.population import SPECTROSCOPIC, draw_population
 from astro_utils.sky.seds import load_seds, source_spectra
-from astro_utils.sky.spectra import (
-    DESI,
-    SDSS,
-    SFD_SCALE,
-    SPECTROGRAPHS,
-    Projector,
-    fibre_share,
-    noise_table,
-    observe,
-    observe_objects,
-    transmission,
-)
+from astro_utils.sky.spectra import DESI, SDSS, SPECTROGRAPHS, Projector, observe, observe_objects
 from astro_utils.spectra_files import DESI_WAVELENGTH, sdss_spectra_block
 
 needs_data = pytest.mark.skipif(
@@ -374,4 +365,4 @@ def test_files_that_miss_a_pixel_are_refused():
     values = np.ones((2, SDSS.n_pixels))
     values[:, 5] = np.nan
     with pytest.raises(ValueError, match=r"no file has a good pixel at 3804.* one of 1 pixels of sdss"):
-        spectra._covered(values, SDSS)
+        noise_tables._covered(values, SDSS)

@@ -6,12 +6,12 @@ galaxies and quasars); a sky on which images alone win would teach the wrong les
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from astro_utils.catalogs import MARGNET_FEATURES
 from astro_utils.models.stamp_net import StampNet, scaled_stamps
@@ -24,7 +24,7 @@ from astro_utils.training import TrainingConfig, fit, predict, seeded
 
 __all__ = ["READERS", "order_gates", "photometry_images_fusion", "read_compact"]
 
-#: What is compared; fusion combines the answers of the other two, as MargNet's ensemble does.
+#: What is compared; fusion is photometry with what a network of stamps adds to it.
 READERS = ("photometry", "images", "fusion")
 
 
@@ -53,11 +53,36 @@ def read_compact(path, n: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
     return table.iloc[rows].reset_index(drop=True), scaled_stamps(images, noise).numpy()
 
 
+class Correction(torch.nn.Module):
+    """Logits of photometry plus what the stamps add to them; it starts as photometry alone.
+
+    Parameters
+    ----------
+    images : StampNet
+        A trained network of stamps, of which the convolutions are taken.
+    n_classes : int
+    """
+
+    def __init__(self, images: StampNet, n_classes: int) -> None:
+        super().__init__()
+        self.stamps = copy.deepcopy(images.stamps)
+        self.head = torch.nn.Sequential(
+            torch.nn.Linear(64 + n_classes, 64), torch.nn.GELU(), torch.nn.Linear(64, n_classes)
+        )
+        torch.nn.init.zeros_(self.head[2].weight)
+        torch.nn.init.zeros_(self.head[2].bias)
+
+    def forward(self, stamps: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes) from stamps (B, bands, ny, nx) and log-probabilities (B, classes)."""
+        return known + self.head(torch.cat([self.stamps(stamps), known], 1))
+
+
 def _loss(model: torch.nn.Module, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
     *inputs, labels = batch
     if model.training and inputs[0].ndim == 4:  # a sky has no up: mirror and turn the stamps of a batch
         turns, mirror = torch.randint(4, ()).item(), torch.randint(2, ()).item()
-        inputs = [torch.rot90(torch.flip(x, (3,)) if mirror else x, turns, (2, 3)) for x in inputs]
+        stamps = torch.flip(inputs[0], (3,)) if mirror else inputs[0]
+        inputs[0] = torch.rot90(stamps, turns, (2, 3))
     return torch.nn.functional.cross_entropy(model(*inputs), labels, reduction="none")
 
 
@@ -96,17 +121,23 @@ def photometry_images_fusion(
         train = ~(test | validation)
         mean, std = features[train].mean(0), features[train].std(0) + 1e-6
         inputs["photometry"] = torch.tensor((features - mean) / std)
-        logs = {}
+        logs, models = {}, {}
         for name, build in builds.items():
             model = seeded(seed, build)
             sets = [(inputs[name][mask], labels[mask]) for mask in (train, validation)]
             config = TrainingConfig(epochs=epochs, batch_size=128, patience=8, seed=seed)
             fit(model, _loss, *sets, config)
+            models[name] = model.cpu()
             logs[name] = predict(model, inputs[name], batch_size=1024).log_softmax(1).numpy()
-        # Both networks stopped on the validation set, but neither was fitted to it.
-        both = np.hstack([logs["photometry"], logs["images"]])
-        ensemble = LogisticRegression(max_iter=1000).fit(both[validation], labels[validation])
-        logs["fusion"] = ensemble.predict_log_proba(both)
+        # Fusion starts as photometry, which stays as it is, and learns what stamps add to its logits.
+        known = torch.tensor(logs["photometry"])
+        fusion = seeded(seed, partial(Correction, models["images"], len(CLASSES)))
+        sets = [(inputs["images"][mask], known[mask], labels[mask]) for mask in (train, validation)]
+        config = TrainingConfig(
+            epochs=max(1, epochs // 2), batch_size=128, learning_rate=5e-4, patience=4, seed=seed
+        )
+        fit(fusion, _loss, *sets, config)
+        logs["fusion"] = predict(fusion, inputs["images"], known, batch_size=1024).log_softmax(1).numpy()
         for name, log_p in logs.items():
             rows = {"seed": seed, "row": np.flatnonzero(test), "reader": name, "label": labels[test].numpy()}
             p = np.exp(log_p[test])
