@@ -330,3 +330,8 @@ def test_there_is_no_shard_beyond_the_last(shard):
 
 def test_spectra_are_read_once():
     assert load_seds("kcorrect") is load_seds("kcorrect")
+
+
+def test_an_unknown_spectrograph_is_refused_before_anything_is_made():
+    with pytest.raises(ValueError, match="no spectrograph 'muse'; expected one of desi, sdss"):
+        Simulation(n_objects=10, spectrograph="muse")

@@ -8,7 +8,7 @@ The same seed draws the same objects for every survey, so that samples of severa
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from astro_utils.sky.measure import Conditions, measure
 from astro_utils.sky.population import POPULATIONS, draw_population
 from astro_utils.sky.profile_bank import ProfileBank, profile_bank
 from astro_utils.sky.seds import FAMILIES, component_fluxes, load_seds
+from astro_utils.sky.spectra import SPECTROGRAPHS, observe_objects
 from astro_utils.sky.surveys import SURVEYS, Survey, draw_fields
 
 __all__ = ["Simulation", "simulate"]
@@ -71,6 +72,10 @@ class Simulation:
         for name, known in (("survey", SURVEYS), ("population", POPULATIONS), ("family", FAMILIES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"no {name} {getattr(self, name)!r}; expected one of {', '.join(known)}")
+        if self.spectrograph is not None and self.spectrograph not in SPECTROGRAPHS:
+            raise ValueError(
+                f"no spectrograph {self.spectrograph!r}; expected one of {', '.join(SPECTROGRAPHS)}, or None"
+            )
         if self.n_objects < 1 or self.size < 8 or self.size % 2 or not 0 <= self.neighbours <= 1:
             raise ValueError(
                 f"n_objects is {self.n_objects}, size {self.size}, neighbours {self.neighbours}; expected at "
@@ -133,8 +138,6 @@ class Simulation:
         table = pd.concat(parts).reset_index(drop=True)
         spectra = None
         if self.spectrograph is not None:
-            from astro_utils.sky.spectra import observe_objects
-
             spectra = observe_objects(table, self.spectrograph, seds, light)
         table = table.drop(columns=["x", "y"])
         return Block(table, describe(table, survey), images, spectra)
@@ -295,7 +298,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, required=True, help="objects")
     parser.add_argument("--survey", default="sdss", choices=SURVEYS)
     parser.add_argument("--population", default="spectroscopic", choices=POPULATIONS)
-    parser.add_argument("--spectrograph", default=None)
+    parser.add_argument("--spectrograph", default=None, choices=SPECTROGRAPHS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=32, help="pixels on a side")
     parser.add_argument("--workers", type=int, default=1)
@@ -308,7 +311,7 @@ def main() -> None:
         size=options.size,
         spectrograph=options.spectrograph,
     )
-    simulate(options.path, replace(simulation), workers=options.workers, progress=True)
+    simulate(options.path, simulation, workers=options.workers, progress=True)
     print(f"{options.path}: {options.n} objects")
 
 
