@@ -65,8 +65,9 @@ references: $(READY)  ## Execute every notebook at its defaults and keep the out
 publish: $(READY)  ## Keep the results of PROFILE with the repository, in data/published
 	@python workflow/publish.py $(PROFILE)
 
-bench: $(READY)  ## Measure the simulated sky, and keep the table with the repository (ten minutes)
+bench: $(READY)  ## Measure the simulated sky and training, and keep the tables with the repository (fifteen minutes)
 	@python workflow/bench.py
+	@python workflow/bench_training.py
 
 lock: ## Pin the newest versions that pyproject.toml admits into requirements.lock
 	@$(PYTHON) workflow/lock.py

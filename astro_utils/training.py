@@ -1,7 +1,8 @@
 """One fit/predict loop for every torch model: seeded, resumable, with early stopping that restores the best.
 
 The loop asks little: a model, a ``loss(model, batch) -> (B,)`` and the training set as a tuple of tensors of
-equal length, of which a batch is a slice. The tensors are moved to the device once.
+equal length, of which a batch is a slice. The tensors are moved to the device once, and a step neither waits
+for the device nor looks at single objects.
 
 >>> import torch
 >>> x = torch.linspace(-1, 1, 64)[:, None]
@@ -14,23 +15,26 @@ True
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from astro_utils.results import atomic
+from astro_utils.checkpoints import fingerprint, restore_checkpoint, save_checkpoint
 
-__all__ = ["History", "TrainingConfig", "fit", "predict", "seeded"]
+__all__ = ["SCHEDULES", "History", "TrainingConfig", "fit", "predict", "seeded"]
 
 Batch = tuple[Tensor, ...]
 Loss = Callable[[nn.Module, Batch], Tensor]
+Augment = Callable[[Batch], Batch]
+
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -44,25 +48,44 @@ class TrainingConfig:
     batch_size : int
         Objects per step.
     learning_rate, weight_decay : float
-        Of AdamW; the rate warms up over a tenth of the steps and falls to zero along a cosine.
+        Of AdamW, which without decay is Adam.
+    schedule : {"cosine", "constant"}
+        The rate warms up over a tenth of the steps and falls to zero along a cosine, or it stays as it is.
     patience : int
         Epochs without a better validation loss before the loop stops.
     clip_norm : float
         Gradients are scaled down to this norm.
     bfloat16 : bool
-        Whether the forward pass is in bfloat16 where torch's autocast knows how; it needs no loss scaling.
+        Whether networks compute in bfloat16 where torch's autocast knows how, in training and in validation.
+        Weights stay in float32, and so do what ``model(...)`` returns and the loss of it; what a loss gets
+        from other methods of the model is as autocast leaves it. No loss scaling is needed.
+    compile : bool
+        Whether training steps run the loss, and with it the model, through ``torch.compile`` where there is
+        a GPU; on a CPU that needs a compiler, and made a small transformer twice as slow.
     seed : int
-        Of the batch order and of dropout. Weights are seeded where the model is built, by :func:`seeded`.
+        Of the batch order, of augmentation and of dropout. Weights are seeded where the model is built, by
+        :func:`seeded`.
+
+    Raises
+    ------
+    ValueError
+        For a schedule of another name.
     """
 
     epochs: int = 80
     batch_size: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-3
+    schedule: str = "cosine"
     patience: int = 20
     clip_norm: float = 5.0
     bfloat16: bool = False
+    compile: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule is {self.schedule!r}; expected one of {SCHEDULES}")
 
 
 @dataclass
@@ -82,30 +105,13 @@ def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def _source(thing: object) -> str:
-    """Source of a function or module; empty where there is none, as for one typed at a prompt."""
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):
-        return ""
-
-
-def _fingerprint(model: nn.Module, loss: Loss, config: TrainingConfig, sets: Sequence[Batch]) -> str:
-    """Digest of all that decides the outcome: code, configuration, layers, initial weights and data."""
-    digest = hashlib.sha256(repr((sorted(asdict(config).items()), model)).encode())
-    for thing in (sys.modules[__name__], inspect.getmodule(type(model)), loss):
-        digest.update(_source(thing).encode())
-    for tensor in [*model.state_dict().values(), *(t for batch in sets for t in batch)]:
-        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _schedule(steps: int) -> Callable[[int], float]:
-    """Factor on the learning rate: linear warm-up over a tenth of `steps`, then half a cosine to zero."""
+def _rate(config: TrainingConfig, steps: int) -> Callable[[int], float]:
+    """Factor on the learning rate by step: one, or a linear warm-up and then half a cosine to zero."""
     warm_up = max(1, steps // 10)
 
     def factor(step: int) -> float:
+        if config.schedule == "constant":
+            return 1.0
         if step < warm_up:
             return (step + 1) / warm_up
         return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
@@ -119,14 +125,47 @@ def _check(name: str, batch: Batch) -> None:
         raise ValueError(f"{name} set: tensors of lengths {sorted(lengths)}; expected one length above zero")
 
 
+def _float32(model: nn.Module, inputs: Batch, answer: object) -> object:
+    """Forward hook that has a model answer in float32, whatever its layers compute in."""
+    if isinstance(answer, dict):
+        return {name: _float32(model, inputs, one) for name, one in answer.items()}
+    if isinstance(answer, tuple):
+        return tuple(_float32(model, inputs, one) for one in answer)
+    return answer.float() if isinstance(answer, Tensor) and answer.dtype == torch.bfloat16 else answer
+
+
+def _losses(model: nn.Module, loss: Loss, batch: Batch, config: TrainingConfig) -> Tensor:
+    """Loss of each object of a batch."""
+    with torch.autocast(batch[0].device.type, torch.bfloat16, enabled=config.bfloat16):
+        return loss(model, batch)
+
+
 @torch.no_grad()
-def _mean_loss(model: nn.Module, loss: Loss, data: Batch, batch_size: int) -> float:
+def _mean_loss(model: nn.Module, loss: Loss, data: Batch, config: TrainingConfig) -> float:
+    """Mean loss over the objects of `data`, with nothing random."""
     model.eval()
-    total = sum(
-        loss(model, tuple(t[i : i + batch_size] for t in data)).double().sum().item()
-        for i in range(0, len(data[0]), batch_size)
-    )
-    return total / len(data[0])
+    total = torch.zeros((), dtype=torch.float64, device=data[0].device)
+    for batch in zip(*(t.split(config.batch_size) for t in data), strict=True):
+        total += _losses(model, loss, batch, config).double().sum()
+    return total.item() / len(data[0])
+
+
+def _train_epoch(model, loss, data: Batch, order: Tensor, augment, config, optimizer, scheduler) -> float:
+    """Step once for each batch of `order`; the mean loss is read from the device only at the end."""
+    model.train()
+    total = torch.zeros((), dtype=torch.float64, device=order.device)
+    for index in order.split(config.batch_size):
+        batch = tuple(t.index_select(0, index) for t in data)
+        if augment is not None:
+            batch = augment(batch)
+        losses = _losses(model, loss, batch, config)
+        optimizer.zero_grad(set_to_none=True)
+        losses.mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        scheduler.step()
+        total += losses.detach().double().sum()
+    return total.item() / len(order)
 
 
 def fit(
@@ -136,6 +175,7 @@ def fit(
     validation: Batch,
     config: TrainingConfig,
     checkpoint: str | Path | None = None,
+    augment: Augment | None = None,
 ) -> History:
     """Train `model` in place and leave it, in eval mode, with the weights of its best validation epoch.
 
@@ -152,6 +192,10 @@ def fit(
     checkpoint : path, optional
         Written after every epoch. A run that was killed goes on from it to the same weights as a run that
         was not; a checkpoint of another configuration, model or data set is left unread and replaced.
+    augment : callable, optional
+        ``augment(batch) -> batch`` of the same tensors changed at random, on their device; for example
+        :meth:`astro_utils.augment.Augmentation.of_batch`. Batches of the training set pass through it, those
+        of the validation set never do.
 
     Returns
     -------
@@ -160,54 +204,48 @@ def fit(
     Raises
     ------
     ValueError
-        When tensors disagree in length.
+        When tensors disagree in length, or the file at `checkpoint` is something else.
     FloatingPointError
         When the training or the validation loss is not finite.
     """
     _check("training", train)
     _check("validation", validation)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fingerprint = _fingerprint(model, loss, config, (train, validation)) if checkpoint else ""
-    train = tuple(t.to(device) for t in train)
-    validation = tuple(t.to(device) for t in validation)
+    how = inspect.getsource(sys.modules[__name__]), torch.__version__, device.type, config
+    mark = fingerprint(*how, model, loss, augment, train, validation) if checkpoint else ""
+    train, validation = (tuple(t.to(device) for t in data) for data in (train, validation))
 
-    steps_per_epoch = math.ceil(len(train[0]) / config.batch_size)
     model = model.to(device)
+    # With the loss, because that may call any method of the model.
+    step_loss = torch.compile(loss) if config.compile and device.type == "cuda" else loss
+    # One kernel for all weights saves launches on a GPU; on a CPU it saves little and rounds differently.
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=device.type == "cuda",
     )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _schedule(config.epochs * steps_per_epoch))
+    steps = config.epochs * math.ceil(len(train[0]) / config.batch_size)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(config, steps))
     order = torch.Generator().manual_seed(config.seed)
-    history, best = History(), {k: v.clone() for k, v in model.state_dict().items()}
+    history, best = History(), _copy(model)
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    answers = model.register_forward_hook(_float32) if config.bfloat16 else nullcontext()
 
-    with torch.random.fork_rng():
+    with answers, torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        state = _load(checkpoint, fingerprint, device)
+        state = restore_checkpoint(checkpoint, mark, parts, order, device) if checkpoint else None
         if state is not None:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            scheduler.load_state_dict(state["scheduler"])
-            order.set_state(state["order"].cpu())
-            torch.set_rng_state(state["dropout"].cpu())
-            torch.cuda.set_rng_state_all([one.cpu() for one in state["dropout_cuda"]])
             history, best = History(**state["history"]), state["best"]
 
         for epoch in range(len(history.train_loss), config.epochs):
             if epoch - 1 - history.best_epoch >= config.patience:
                 break
-            model.train()
-            total = 0.0
-            for index in torch.randperm(len(train[0]), generator=order).to(device).split(config.batch_size):
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-                    losses = loss(model, tuple(t[index] for t in train))
-                optimizer.zero_grad(set_to_none=True)
-                losses.mean().backward()
-                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-                optimizer.step()
-                scheduler.step()
-                total += losses.detach().double().sum().item()
-            history.train_loss.append(total / len(train[0]))
-            history.validation_loss.append(_mean_loss(model, loss, validation, config.batch_size))
+            shuffled = torch.randperm(len(train[0]), generator=order).to(device)
+            history.train_loss.append(
+                _train_epoch(model, step_loss, train, shuffled, augment, config, optimizer, scheduler)
+            )
+            history.validation_loss.append(_mean_loss(model, loss, validation, config))
             for name, losses in (("training", history.train_loss), ("validation", history.validation_loss)):
                 if not math.isfinite(losses[-1]):
                     raise FloatingPointError(
@@ -215,52 +253,45 @@ def fit(
                     )
             if history.validation_loss[-1] < history.best_loss:
                 history.best_loss, history.best_epoch = history.validation_loss[-1], epoch
-                # A copy: state_dict() alone is a live view, and restoring it would restore nothing.
-                best = {k: v.clone() for k, v in model.state_dict().items()}
+                best = _copy(model)
             if checkpoint:
-                _save(checkpoint, fingerprint, model, optimizer, scheduler, order, history, best)
+                save_checkpoint(checkpoint, mark, parts, order, history=asdict(history), best=best)
 
     model.load_state_dict(best)
     model.eval()
     return history
 
 
-def _save(checkpoint, fingerprint, model, optimizer, scheduler, order, history, best) -> None:
-    """Write the whole state of the loop, tensors and plain containers only, atomically."""
-    state = {
-        "fingerprint": fingerprint,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": {k: v for k, v in scheduler.state_dict().items() if k != "lr_lambdas"}
-        | {"lr_lambdas": [None]},
-        "order": order.get_state(),
-        "dropout": torch.get_rng_state(),
-        "dropout_cuda": torch.cuda.get_rng_state_all(),  # empty without a GPU
-        "history": asdict(history),
-        "best": best,
-    }
-    with atomic(checkpoint) as temporary:
-        torch.save(state, temporary)
-
-
-def _load(checkpoint: str | Path | None, fingerprint: str, device: torch.device) -> dict | None:
-    """Read a checkpoint of this very run, or None."""
-    if checkpoint is None or not Path(checkpoint).is_file():
-        return None
-    state = torch.load(checkpoint, map_location=device, weights_only=True)
-    return state if state["fingerprint"] == fingerprint else None
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    """Weights as they are now: ``state_dict()`` alone is a live view, and restoring it restores nothing."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 @torch.no_grad()
-def predict(function: Callable[..., Tensor], *inputs: Tensor, batch_size: int = 4096) -> Tensor:
+def predict(
+    function: Callable[..., Tensor], *inputs: Tensor, batch_size: int = 4096, bfloat16: bool = False
+) -> Tensor:
     """Apply `function` (a model in eval mode, or one of its methods) to `inputs` in batches, on their device.
+
+    Parameters
+    ----------
+    function : callable
+        From a batch of each input to a tensor of as many rows.
+    *inputs : torch.Tensor
+        Of equal length.
+    batch_size : int
+        Objects at a time.
+    bfloat16 : bool
+        Whether to compute in bfloat16 where torch's autocast knows how.
 
     Returns
     -------
     torch.Tensor
-        Outputs in the order of the inputs, on the CPU.
+        Outputs in the order of the inputs, on the CPU, and in float32 if computed in bfloat16.
     """
-    pieces = [
-        function(*(t[i : i + batch_size] for t in inputs)).cpu() for i in range(0, len(inputs[0]), batch_size)
-    ]
-    return torch.cat(pieces)
+    pieces = []
+    for batch in zip(*(t.split(batch_size) for t in inputs), strict=True):
+        with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=bfloat16):
+            piece = function(*batch)
+        pieces.append(piece.cpu())
+    return torch.cat(pieces).float() if bfloat16 else torch.cat(pieces)

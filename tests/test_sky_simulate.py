@@ -15,7 +15,7 @@ from astro_utils.sky.bandpasses import band_weights
 from astro_utils.sky.columns import describe
 from astro_utils.sky.population import TRUTH
 from astro_utils.sky.seds import load_seds
-from astro_utils.sky.simulate import Simulation, main, simulate
+from astro_utils.sky.simulate import Simulation, field_conditions, main, per_band, simulate
 from astro_utils.sky.surveys import LEGACY, PANSTARRS, SDSS, SURVEYS
 
 SMALL = Simulation(n_objects=600, seed=3, objects_per_shard=256, objects_per_field=64)
@@ -140,6 +140,15 @@ def test_objects_of_a_field_share_its_conditions_and_no_field_is_in_two_shards(s
         east = (field["ra"] - field["ra"].iloc[0] + 180) % 360 - 180
         assert np.ptp(east * np.cos(np.radians(field["dec"]))) < 0.21
     assert table["ra"].between(0, 360).all() and table["dec"].between(-90, 90).all()
+
+
+def test_conditions_of_a_field_follow_from_seed_and_number(table):
+    for field, rows in table.groupby("field"):
+        drawn = field_conditions(SDSS, SMALL.seed, int(field))
+        for name in ("psffwhm", "sigma"):
+            np.testing.assert_array_equal(per_band(rows.iloc[0], name, SDSS), per_band(drawn, name, SDSS))
+        other = field_conditions(SDSS, SMALL.seed + 1, int(field))
+        assert rows["ebv"].iloc[0] == drawn["ebv"] != other["ebv"]
 
 
 def test_every_object_has_its_own_number(table):

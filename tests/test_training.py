@@ -2,6 +2,7 @@
 
 import doctest
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -34,10 +35,16 @@ def weights(model):
     return torch.cat([p.detach().cpu().ravel() for p in model.parameters()])
 
 
-def trained(config=CONFIG, loss=squares, checkpoint=None, train=TRAIN, weight_seed=0, dropout=0.2):
+def trained(
+    config=CONFIG, loss=squares, checkpoint=None, train=TRAIN, weight_seed=0, dropout=0.2, augment=None
+):
     model = seeded(weight_seed, lambda: network(dropout))
-    history = fit(model, loss, train, VALIDATION, config, checkpoint)
+    history = fit(model, loss, train, VALIDATION, config, checkpoint, augment)
     return model.cpu(), history
+
+
+def noisy(batch, sigma=0.1):
+    return batch[0] + sigma * torch.randn_like(batch[0]), batch[1]
 
 
 def same(one, other):
@@ -123,13 +130,14 @@ def test_dropout_is_on_in_training_and_off_in_validation():
 
 # An epoch has five training and three validation batches: kills come before the first checkpoint, in the
 # middle of an epoch, in validation, and one call before the end.
+@pytest.mark.parametrize("augment", [None, noisy], ids=["plain", "augmented"])
 @pytest.mark.parametrize("after", [3, 12, 22, 39])
-def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, after):
-    whole, path = trained(), tmp_path / "checkpoint.pt"
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, after, augment):
+    whole, path = trained(augment=augment), tmp_path / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        trained(loss=Killed(after), checkpoint=path)
+        trained(loss=Killed(after), checkpoint=path, augment=augment)
     rest = Killed()
-    assert same(trained(loss=rest, checkpoint=path), whole)
+    assert same(trained(loss=rest, checkpoint=path, augment=augment), whole)
     assert rest.calls == 40 - 8 * (after // 8), "whole epochs are not repeated"
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
@@ -171,6 +179,8 @@ def noisier():
         {"train": noisier()},
         {"weight_seed": 1},
         {"dropout": 0.6},
+        {"augment": noisy},
+        {"augment": partial(noisy, sigma=0.2)},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -269,19 +279,3 @@ def test_prediction_in_batches_is_prediction_at_once(batch_size):
 def test_the_example_of_the_module_runs():
     outcome = doctest.testmod(training)
     assert outcome.failed == 0 and outcome.attempted > 3
-
-
-def test_bfloat16_trains_as_well_and_keeps_float32_weights():
-    seen = set()
-
-    def watched(model, batch):
-        seen.add(model(batch[0]).dtype)
-        return squares(model, batch).float()
-
-    options = {"epochs": 20, "batch_size": 16, "learning_rate": 0.03}
-    exact = trained(TrainingConfig(**options), dropout=0.0)
-    coarse = trained(TrainingConfig(**options, bfloat16=True), watched, dropout=0.0)
-    assert torch.bfloat16 in seen
-    assert all(p.dtype == torch.float32 for p in coarse[0].parameters())
-    assert not same(exact, coarse)
-    assert coarse[1].best_loss < 2 * exact[1].best_loss

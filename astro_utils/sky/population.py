@@ -22,6 +22,7 @@ from astro_utils.sky.stars import nearest_in_gi
 
 __all__ = [
     "CLASSES",
+    "COMPACT_PARENT",
     "MAIN_GALAXIES",
     "POPULATIONS",
     "SPECTROSCOPIC",
@@ -322,7 +323,7 @@ _PROGRAMMES = {
 #: The bright galaxies alone, to compare with the 10,000 real ones.
 MAIN_GALAXIES = Population("main_galaxies", {"main": 1.0}, r_limits=(13.5, 21.0))
 
-#: A third of each class, with small galaxies only: the parent of the compact samples.
+#: A third of each class, with small galaxies only.
 SPECTROSCOPIC = Population(
     "spectroscopic",
     {
@@ -338,4 +339,28 @@ SPECTROSCOPIC = Population(
     max_size=0.8,
 )
 
-POPULATIONS = {population.name: population for population in (MAIN_GALAXIES, SPECTROSCOPIC)}
+#: Shares of the classes of SPECTROSCOPIC that are compact where SDSS measures them, of 24,576 objects; the
+#: programmes of each class.
+_COMPACT = {"GALAXY": 0.271, "QSO": 0.868, "STAR": 0.813}
+_MEMBERS = {
+    "GALAXY": ("intermediate", "luminous_red", "faint_blue"),
+    "QSO": ("quasars",),
+    "STAR": ("bright_stars", "blue_stars", "red_stars"),
+}
+
+
+def _compact_parent() -> Population:
+    weights = {
+        name: SPECTROSCOPIC.shares[name] / _COMPACT[kind]
+        for kind, members in _MEMBERS.items()
+        for name in members
+    }
+    total = sum(weights.values())
+    shares = {name: weight / total for name, weight in weights.items()}
+    return Population("compact_parent", shares, SPECTROSCOPIC.r_limits, SPECTROSCOPIC.max_size)
+
+
+#: As many of each class after the cut at compact objects: within a class, the objects of SPECTROSCOPIC.
+COMPACT_PARENT = _compact_parent()
+
+POPULATIONS = {population.name: population for population in (MAIN_GALAXIES, SPECTROSCOPIC, COMPACT_PARENT)}

@@ -28,7 +28,15 @@ from astro_utils.sky.seds import FAMILIES, component_fluxes, load_seds
 from astro_utils.sky.spectra import SPECTROGRAPHS, observe_objects
 from astro_utils.sky.surveys import SURVEYS, Survey, draw_fields
 
-__all__ = ["Simulation", "simulate"]
+__all__ = [
+    "Simulation",
+    "aperture_correction",
+    "code_digest",
+    "field_conditions",
+    "measured_columns",
+    "per_band",
+    "simulate",
+]
 
 #: Half the width of a field in degrees: objects of one field are this close to its centre.
 _FIELD = 0.1
@@ -129,7 +137,7 @@ class Simulation:
         images = np.empty((n, len(survey.bands), self.size, self.size), dtype=np.float32)
         parts = []
         for field, rows in table.groupby("field").indices.items():
-            conditions = draw_fields(survey, 1, np.random.default_rng([self.seed, int(field)])).iloc[0]
+            conditions = field_conditions(survey, self.seed, int(field))
             objects = _placed(table.iloc[rows], conditions, offsets[rows])
             images[rows], objects = _observe(
                 objects, conditions, survey, seds, self.size, neighbour[rows], places, noise
@@ -141,6 +149,14 @@ class Simulation:
             spectra = observe_objects(table, self.spectrograph, seds, light)
         table = table.drop(columns=["x", "y"])
         return Block(table, describe(table, survey), images, spectra)
+
+
+def field_conditions(survey: Survey, seed: int, field: int) -> pd.Series:
+    """Conditions of one field of a simulated sample, as :func:`astro_utils.sky.surveys.draw_fields` has them.
+
+    They follow from the seed and the field's number alone.
+    """
+    return draw_fields(survey, 1, np.random.default_rng([seed, field])).iloc[0]
 
 
 def _placed(table: pd.DataFrame, conditions: pd.Series, offsets: np.ndarray) -> pd.DataFrame:
@@ -178,31 +194,40 @@ def _observe(
         )
         images[host] += render(shapes, point[guest], bulge[guest], disc[guest], psf, survey, size)
         table.iloc[host, table.columns.get_loc("neighbour_distance")] = distance
-    sigma, gain = _per_band(conditions, "sigma", survey), np.array(survey.gain)
+    sigma, gain = per_band(conditions, "sigma", survey), np.array(survey.gain)
     images = with_noise(images, sigma, gain, noise)
     known = Conditions(
-        _per_band(conditions, "psffwhm", survey), sigma, gain, conditions["e1"], conditions["e2"]
+        per_band(conditions, "psffwhm", survey), sigma, gain, conditions["e1"], conditions["e2"]
     )
-    bank = profile_bank(survey.pixel_scale, size)
-    measured = measure(images, survey, known, bank)
-    correction = _aperture_correction(survey, conditions, known, bank)
-    measured["psf_flux"] *= correction
-    measured["psf_flux_ivar"] /= correction**2
+    extinction = conditions["ebv_map"] * np.array(survey.extinction)
+    correction = aperture_correction(survey, conditions, known, profile_bank(survey.pixel_scale, size))
     total = point + bulge + disc
-    true = {f"true_flux_{b}": total[:, i] for i, b in enumerate(survey.bands)}
-    return images, pd.concat(
-        [table, pd.DataFrame(true | _catalogue(measured, known, survey, conditions), index=table.index)],
-        axis=1,
-    )
+    columns = {f"true_flux_{b}": total[:, i] for i, b in enumerate(survey.bands)}
+    columns |= measured_columns(images, survey, known, extinction, correction)
+    return images, pd.concat([table, pd.DataFrame(columns, index=table.index)], axis=1)
 
 
-def _aperture_correction(
+def aperture_correction(
     survey: Survey, conditions: pd.Series, known: Conditions, bank: ProfileBank
 ) -> np.ndarray:
-    """Factor that brings PSF fluxes to the scale of large apertures, (bands,).
+    """Compute the factor that brings PSF fluxes to the scale of large apertures.
 
     A pipeline's model of the PSF is a little wrong, and it corrects for that with the bright stars of the
     field; here the factor is computed from the true PSF and the estimated one.
+
+    Parameters
+    ----------
+    survey : Survey
+    conditions : pandas.Series
+        The field as it is, from :func:`field_conditions`.
+    known : Conditions
+        The field as the pipeline knows it.
+    bank : ProfileBank
+
+    Returns
+    -------
+    numpy.ndarray
+        (bands,)
     """
     factors = []
     for i, band in enumerate(survey.bands):
@@ -212,31 +237,55 @@ def _aperture_correction(
     return np.array(factors)
 
 
-def _per_band(conditions: pd.Series, name: str, survey: Survey) -> np.ndarray:
-    return conditions[[f"{name}_{band}" for band in survey.bands]].to_numpy(float)
+def per_band(row: pd.Series, name: str, survey: Survey) -> np.ndarray:
+    """Values of the columns ``<name>_<band>``, (bands,)."""
+    return row[[f"{name}_{band}" for band in survey.bands]].to_numpy(float)
 
 
-def _catalogue(
-    measured: dict, known: Conditions, survey: Survey, conditions: pd.Series
+def measured_columns(
+    images: np.ndarray,
+    survey: Survey,
+    known: Conditions,
+    extinction: np.ndarray,
+    correction: np.ndarray | float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """Columns of the catalogue, with the features of MargNet under their published definitions.
+    """Measure the stamps of one field: columns of the catalogue, those that MargNet uses among them.
 
     Chaini et al. (2023, MNRAS 518, 3123): dereddened model magnitude, de Vaucouleurs radius, FWHM of the PSF
-    and
-    extinction per band; colours of model magnitudes that are *not* dereddened.
+    and extinction per band; colours of model magnitudes that are *not* dereddened.
+
+    Parameters
+    ----------
+    images : numpy.ndarray
+        (N, bands, size, size) nanomaggies.
+    survey : Survey
+    known : Conditions
+        The field as the pipeline knows it.
+    extinction : numpy.ndarray
+        (bands,) or (N, bands) magnitudes, of the dust map.
+    correction : numpy.ndarray or float
+        (bands,) factor of the PSF fluxes, from :func:`aperture_correction`.
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        (N,) each.
     """
-    n = len(measured["x"])
-    extinction = conditions["ebv_map"] * np.array(survey.extinction)
+    measured = measure(images, survey, known, profile_bank(survey.pixel_scale, images.shape[-1]))
+    measured["psf_flux"] *= correction
+    measured["psf_flux_ivar"] /= correction**2
+    n = len(images)
+    extinction = np.broadcast_to(extinction, (n, len(survey.bands)))
     magnitude, _ = asinh_magnitudes(
         measured["model_flux"], measured["model_flux_ivar"], np.array(survey.softening)
     )
     out = {}
     for i, band in enumerate(survey.bands):
         out |= {
-            f"dered_{band}": magnitude[:, i] - extinction[i],
+            f"dered_{band}": magnitude[:, i] - extinction[:, i],
             f"radius_{band}": measured["deVRad"][:, i],
             f"psffwhm_{band}": np.full(n, known.fwhm[i]),
-            f"extinction_{band}": np.full(n, extinction[i]),
+            f"extinction_{band}": extinction[:, i],
         }
     for i, (blue, red) in enumerate(zip(survey.bands, survey.bands[1:], strict=False)):
         out[f"{blue}_{red}"] = magnitude[:, i] - magnitude[:, i + 1]
@@ -250,7 +299,7 @@ def _catalogue(
     return out
 
 
-def _code() -> str:
+def code_digest() -> str:
     """Digest of all that a shard depends on: a sample of other code is another sample."""
     folder = Path(__file__).parent
     tables = sorted((project_root() / "data" / "sky").glob("*.ecsv"))
@@ -284,7 +333,7 @@ def simulate(
         simulation.n_shards,
         simulation.info,
         workers=workers,
-        key={"code": _code()},
+        key={"code": code_digest()},
         progress=progress,
         overwrite=overwrite,
     )

@@ -1,0 +1,1 @@
+"""Star, galaxy or quasar: the sets, the protocol and the methods of the study ``margformer``."""

@@ -1,0 +1,207 @@
+"""Conformal sets of classes: what they promise, and what they keep where objects are fainter.
+
+Mondrian sets by class are what MargFormer's authors built. Their promise holds for objects that are drawn
+like the calibration objects. Experiment 3 draws others: fainter, and in another mix. What class and magnitude
+an object has decides how hard it is, so sets that are calibrated by class *and* magnitude keep their promise
+under any change of the shares of classes and magnitudes, without a look at the test set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from astro_utils import conformal
+from astro_utils.results import metric_row
+from astro_utils.separation.scores import Cell, experiment_name
+from astro_utils.separation.sets import TASKS
+from astro_utils.separation.tasks import CALIBRATION, DEGRADED
+
+__all__ = ["FAINT_EDGES", "LEVELS", "METHODS", "conformal_sets", "coverage_rows", "magnitude_edges"]
+
+LEVELS = (0.68, 0.90, 0.95, 0.99)
+#: Edges in model r of the bins in which coverage is judged.
+FAINT_EDGES = np.arange(20.0, 23.01, 0.5)
+
+BY_CLASS = "by class, as published"
+WEIGHTED = "by class, weighted by magnitude"
+ON_DEGRADED = "by class, on degraded bright objects"
+BY_BOTH = "by class and magnitude"
+#: Ways to calibrate.
+METHODS = (BY_CLASS, WEIGHTED, ON_DEGRADED, BY_BOTH)
+
+
+def magnitude_edges(r: np.ndarray, labels: np.ndarray, smallest: int) -> np.ndarray:
+    """Edges of bins in r that hold at least `smallest` calibration objects of every class.
+
+    Parameters
+    ----------
+    r, labels : numpy.ndarray
+        (N,) of the calibration objects.
+    smallest : int
+
+    Returns
+    -------
+    numpy.ndarray
+        (B + 1,) with infinite ends; steps are a quarter of a magnitude or more.
+    """
+    grid = np.arange(np.floor(r.min() * 4) / 4, r.max() + 0.25, 0.25)
+    classes = np.unique(labels)
+    edges, low = [-np.inf], -np.inf
+    for high in grid[1:]:
+        inside = (r >= low) & (r < high)
+        beyond = r >= high
+        if all(
+            min((inside & (labels == c)).sum(), (beyond & (labels == c)).sum()) >= smallest for c in classes
+        ):
+            edges.append(high)
+            low = high
+    return np.array([*edges, np.inf])
+
+
+def _density_ratio(
+    r: np.ndarray, calibration: np.ndarray, test: np.ndarray, width: float = 0.25
+) -> np.ndarray:
+    """Density of test over that of calibration objects at magnitudes r; needs no labels."""
+    edges = np.arange(np.floor(min(calibration.min(), test.min())), 25.0, width)
+    shares = [
+        (np.histogram(one, edges)[0] + 0.5) / (len(one) + 0.5 * len(edges)) for one in (test, calibration)
+    ]
+    index = np.clip(np.digitize(r, edges) - 1, 0, len(edges) - 2)
+    return (shares[0] / shares[1])[index]
+
+
+def conformal_sets(
+    method: str,
+    level: float,
+    calibration: tuple[np.ndarray, np.ndarray, np.ndarray],
+    degraded: tuple[np.ndarray, np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    smallest: int = 150,
+) -> np.ndarray:
+    """Prediction sets of test objects.
+
+    Parameters
+    ----------
+    method : str
+        One of :data:`METHODS`.
+    level : float
+    calibration, degraded : tuple of numpy.ndarray
+        Probabilities (N, K), classes (N,) and model r (N,) of objects drawn like the training set, and of
+        bright ones that were made faint.
+    test : tuple of numpy.ndarray
+        Probabilities (M, K) and model r (M,).
+    smallest : int
+        Calibration objects of every class in a bin of magnitude at least.
+
+    Returns
+    -------
+    numpy.ndarray
+        (M, K) bool.
+    """
+    p, labels, r = degraded if method == ON_DEGRADED else calibration
+    p_test, r_test = test
+    if method in (BY_CLASS, ON_DEGRADED):
+        return conformal.prediction_sets(p_test, conformal.calibrate(p, labels, level, by_class=True))
+    if method == WEIGHTED:
+        weights = _density_ratio(r, r, r_test)
+        thresholds = conformal.calibrate(p, labels, level, by_class=True, weights=weights)
+        return conformal.prediction_sets(p_test, thresholds)
+    if method != BY_BOTH:
+        raise ValueError(f"no way to calibrate {method!r}; expected one of {', '.join(METHODS)}")
+    edges = magnitude_edges(r, labels, smallest)
+    mine, theirs = np.digitize(r, edges[1:-1]), np.digitize(r_test, edges[1:-1])
+    sets = np.zeros(p_test.shape, dtype=bool)
+    for index in range(len(edges) - 1):
+        inside = mine == index
+        thresholds = conformal.calibrate(p[inside], labels[inside], level, by_class=True)
+        if (theirs == index).any():
+            sets[theirs == index] = conformal.prediction_sets(p_test[theirs == index], thresholds)
+    return sets
+
+
+def _stored(answers: pd.DataFrame, which: str, task: str, method: str, seed: int):
+    part = answers[
+        (answers["set"] == which)
+        & (answers["task"] == task)
+        & (answers["method"] == method)
+        & (answers["seed"] == seed)
+        & (answers["trained"] == "compact")
+    ]
+    p = part[[f"p_{c}" for c in TASKS[task]]].to_numpy(float)
+    return p / p.sum(1, keepdims=True), part["label"].to_numpy(int), part["r"].to_numpy(float)
+
+
+def coverage_rows(
+    answers: pd.DataFrame, cells: Sequence[Cell], model: str, sky: str, profile: str, smallest: int = 150
+) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """Coverage and size of the sets of one model, in Experiments 1 and 3, whole and by magnitude.
+
+    Parameters
+    ----------
+    answers : pandas.DataFrame
+        From :func:`astro_utils.separation.scores.read_answers`.
+    cells : sequence of Cell
+    model : str
+        Whose probabilities.
+    sky, profile : str
+        For the rows.
+    smallest : int
+        See :func:`conformal_sets`.
+
+    Returns
+    -------
+    list of dict
+        Rows of ``metrics.json``, mean over seeds.
+    pandas.DataFrame
+        By bin of magnitude: level, way, experiment, task, edges, number, coverage (mean over seeds), its
+        standard error (binomial, of one seed) and mean size.
+    """
+    rows, tables = [], []
+    seeds = sorted(answers.loc[answers["method"] == model, "seed"].unique())
+    for cell in (c for c in cells if c.experiment in ("1", "3")):
+        edges = FAINT_EDGES if cell.experiment == "3" else np.arange(17.0, 23.01, 1.0)
+        for method in METHODS:
+            found: dict[float, list[Mapping[str, float]]] = {level: [] for level in LEVELS}
+            for seed, p in zip(seeds, cell.answers[model], strict=True):
+                calibration = _stored(answers, CALIBRATION, cell.task, model, seed)
+                degraded = _stored(answers, DEGRADED, cell.task, model, seed)
+                for level in LEVELS:
+                    sets = conformal_sets(method, level, calibration, degraded, (p, cell.r), smallest)
+                    binned = conformal.coverage_by(sets, cell.labels, cell.r, edges)
+                    sizes = conformal.set_sizes(sets)
+                    found[level].append(
+                        {
+                            "coverage": conformal.coverage(sets, cell.labels),
+                            "mean_size": sizes.mean(),
+                            "empty": (sizes == 0).mean(),
+                        }
+                    )
+                    keys = {"seed": seed, "level": level, "way": method, "model": model}
+                    keys |= {"experiment": cell.experiment, "task": cell.task}
+                    tables.append(binned.assign(**keys))
+            metrics = {}
+            for level, per_seed in found.items():
+                for name in per_seed[0]:
+                    metrics[f"{name}_{100 * level:.0f}"] = float(np.mean([one[name] for one in per_seed]))
+            rows.append(
+                metric_row(
+                    profile=profile,
+                    sky=sky,
+                    experiment=f"conformal, {experiment_name(cell.experiment, cell.task)}, {method}",
+                    model=model,
+                    n_train=cell.n_train[model],
+                    n_test=len(cell.labels),
+                    seeds=len(seeds),
+                    metrics=metrics,
+                )
+            )
+    table = pd.concat(tables, ignore_index=True)
+    keys = ["model", "way", "experiment", "task", "level", "lo", "hi", "n"]
+    table = table.groupby(keys, sort=False)[["coverage", "mean_size", "empty"]].mean().reset_index()
+    share = table["coverage"].clip(0.01, 0.99)
+    table["error"] = np.sqrt(share * (1 - share) / table["n"].clip(lower=1))
+    return rows, table
