@@ -86,8 +86,7 @@ def partition(pool: Pool, trained: str, task: str, seed: int, split: str = "fiel
     within = for_validation / (1 - for_test)
     if split == "field":
         groups = pool.table["field"].to_numpy()
-        # The fields of the test are drawn once for both sets, so that neither is trained on the other's test.
-        tested = np.isin(groups[rows], _test_fields(pool))
+        tested = np.isin(groups[rows], pool.test_fields)
         rest, test = rows[~tested], rows[tested]
         held = hold_out(groups[rest], within, 1000 + seed)
         train, validation = rest[~held], rest[held]
@@ -112,11 +111,6 @@ def _clean(pool: Pool, task: str, learned: np.ndarray, split: str) -> np.ndarray
     if len(kept) == len(rows):
         return rows
     return kept[matched_in_r(pool.table.iloc[kept], TASKS[task], np.random.default_rng(42))]
-
-
-def _test_fields(pool: Pool) -> np.ndarray:
-    fields = np.unique(pool.table["field"].to_numpy()[np.union1d(pool.compact, pool.faint)])
-    return fields[hold_out(fields, FRACTIONS["compact"][0], 42)]
 
 
 def _check(pool: Pool, answer: Partition, split: str) -> None:

@@ -52,6 +52,9 @@ class Pool:
         objects that are in it.
     clean_test : mapping
         The same, from objects that are meant for this test alone.
+    test_fields : numpy.ndarray
+        Fields whose objects are tested in Experiments 1 and 2, where whole fields go to one side; drawn once
+        for both sets, so that neither is trained on the other's test.
     calibration : numpy.ndarray
         Rows that are meant for the calibration of conformal sets alone, drawn like the compact set but for
         the shares of the classes; empty where a pool has none to spare.
@@ -64,6 +67,7 @@ class Pool:
     faint: np.ndarray
     published_test: Mapping[str, np.ndarray]
     clean_test: Mapping[str, np.ndarray]
+    test_fields: np.ndarray
     calibration: np.ndarray
 
     def labels(self, rows: np.ndarray, task: str) -> np.ndarray:
@@ -75,13 +79,15 @@ class Pool:
         return pd.Categorical(names, TASKS[task]).codes.astype(np.int64)
 
 
-def simulated_pool(path: str | Path, *, reserve: float = 0.3, n: int = 0, seed: int = 0) -> Pool:
+def simulated_pool(
+    path: str | Path, *, reserve: float = 0.3, n_compact: int = 0, n_faint: int = 0, seed: int = 0
+) -> Pool:
     """Draw the three sets from a simulated sample of compact sources, as the published ones were drawn.
 
     The compact set has as many galaxies as quasars and stars; the faint set likewise, of compact sources
     whose mean magnitude is above 20. Both leave out the fields of the reserve. The test of Experiment 3,
     matched in bins of 0.1 mag above r = 20, is drawn from the reserve; as published, 69 % of the galaxies and
-    6 % of the others in its form with quasars are objects of the compact set (the shares of the published
+    6 % of the others in its form with quasars are objects that are learned from (the shares of the published
     lists).
 
     Parameters
@@ -90,8 +96,9 @@ def simulated_pool(path: str | Path, *, reserve: float = 0.3, n: int = 0, seed: 
         Sample made by :mod:`astro_utils.sky.compact`.
     reserve : float
         Share of the fields that is kept apart: one half for Experiment 3, the other for calibration.
-    n : int
-        Objects of the compact set, and of the faint one, at most (0: as many as the rarest class allows).
+    n_compact, n_faint : int
+        Objects to learn from (training and validation) in the compact and in the faint set at most (0: as
+        many as the rarest class allows). Test sets are as large as they can be.
     seed : int
         Of the draws.
 
@@ -111,10 +118,14 @@ def simulated_pool(path: str | Path, *, reserve: float = 0.3, n: int = 0, seed: 
     fields = table["field"].to_numpy()
     kept_apart = np.flatnonzero(hold_out(fields, reserve, seed))
     candidates = np.setdiff1d(np.arange(len(table)), kept_apart)
-    most = n // len(_CLASSES)
-    compact_rows = _balanced(table, candidates, rng, most)
+    test_fields = _test_fields(fields[candidates])
     is_faint = faint(table).to_numpy()
-    faint_rows = _balanced(table, candidates[is_faint[candidates]], rng, most)
+    sets = []
+    for rows, most in ((candidates, n_compact), (candidates[is_faint[candidates]], n_faint)):
+        tested = np.isin(fields[rows], test_fields)
+        learned = _balanced(table, rows[~tested], rng, most // len(_CLASSES))
+        sets.append(np.sort(np.concatenate([learned, _balanced(table, rows[tested], rng, 0)])))
+    compact_rows, faint_rows = sets
     for_calibration = hold_out(fields[kept_apart], 0.5, seed)
     calibration, reserved = kept_apart[for_calibration], kept_apart[~for_calibration]
     reserved = reserved[(table["model_r"] > 20).to_numpy()[reserved]]
@@ -123,19 +134,28 @@ def simulated_pool(path: str | Path, *, reserve: float = 0.3, n: int = 0, seed: 
         of_task = reserved[np.isin(table["class"].to_numpy()[reserved], classes)]
         clean[task] = of_task[matched_in_r(table.iloc[of_task], classes, rng)]
         published[task] = clean[task]
+    learned = compact_rows[~np.isin(fields[compact_rows], test_fields)]
     # The published star-galaxy lists have no object in common; those with quasars have.
-    published["SGQ"] = _with_leak(table, clean["SGQ"], compact_rows, rng)
-    return Pool(table, images, "simulated", compact_rows, faint_rows, published, clean, calibration)
+    published["SGQ"] = _with_leak(table, clean["SGQ"], learned, rng)
+    return Pool(
+        table, images, "simulated", compact_rows, faint_rows, published, clean, test_fields, calibration
+    )
 
 
 def _balanced(table: pd.DataFrame, rows: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
     """Equally many rows of each class, in the order of the pool."""
     members = [rows[(table["class"].to_numpy()[rows] == name)] for name in _CLASSES]
     count = min(map(len, members))
-    if count < 20:
-        raise ValueError(f"a class has {count} objects in a set; expected at least 20: make a larger sample")
+    if count < 5:
+        raise ValueError(f"a class has {count} objects in a set; expected at least 5: make a larger sample")
     count = min(n or count, count)
     return np.sort(np.concatenate([rng.permutation(one)[:count] for one in members]))
+
+
+def _test_fields(fields: np.ndarray) -> np.ndarray:
+    """Draw the fields of the tests of Experiments 1 and 2: the published share of Experiment 1."""
+    names = np.unique(fields)
+    return names[hold_out(names, 30_000 / 239_999, 42)]
 
 
 #: Shares of the published test of Experiment 3 that Experiment 1 was trained on, counted from the object
@@ -202,11 +222,17 @@ def margnet_pool(folder: str | Path, unit: str = "nanomaggy") -> Pool:
     table["model_r"] = model_r(table)
     sky = margnet_info(unit).sky
     published = {"SG": rows["sg_exp3"], "SGQ": rows["sgq_exp3"]}
+    used = np.union1d(rows["exp1"], rows["exp2"])
+    tested = _test_fields(table["field"].to_numpy()[used])
     # The lists hold nothing else to test on: the clean test is what a partition leaves of them.
-    return Pool(table, images, sky, rows["exp1"], rows["exp2"], published, published, np.array([], dtype=int))
+    return Pool(
+        table, images, sky, rows["exp1"], rows["exp2"], published, published, tested, np.array([], dtype=int)
+    )
 
 
-def read_pool(source: str, path: str | Path, *, reserve: float = 0.3, n: int = 0) -> Pool:
+def read_pool(
+    source: str, path: str | Path, *, reserve: float = 0.3, n_compact: int = 0, n_faint: int = 0
+) -> Pool:
     """Read the pool that a notebook was told to use.
 
     Parameters
@@ -214,11 +240,11 @@ def read_pool(source: str, path: str | Path, *, reserve: float = 0.3, n: int = 0
     source : {"simulated", "margnet"}
     path : path
         The simulated sample, or the folder of MargNet's arrays.
-    reserve, n
+    reserve, n_compact, n_faint
         See :func:`simulated_pool`.
     """
     if source == "simulated":
-        return simulated_pool(path, reserve=reserve, n=n)
+        return simulated_pool(path, reserve=reserve, n_compact=n_compact, n_faint=n_faint)
     if source == "margnet":
         return margnet_pool(path)
     raise ValueError(f"source is {source!r}; expected 'simulated' or 'margnet'")

@@ -21,6 +21,8 @@ from astro_utils.separation.methods import (
     METHODS,
     OURS,
     PHOTOMETRY,
+    PUBLISHED,
+    PUBLISHED_64,
     ROBUST,
     Budget,
     Objects,
@@ -91,16 +93,24 @@ def plan(
     """
     wanted = {"SG": _names(both_tasks), "SGQ": _names(both_tasks) + _names(three_classes)}
     few = _names(few_seeds)
+
+    def runs(method: str, trained: str, task: str, seed: int) -> bool:
+        if method == ROBUST and trained == "faint":  # bright objects are none of the faint set
+            return False
+        if method == DENSE and ENSEMBLE in wanted[task] and runs(ENSEMBLE, trained, task, seed):
+            return False  # the ensemble brings it along
+        return seed < n_few or method not in few
+
     tasks = [
         Task(method, trained, task, seed, split, budget)
         for seed in range(n_seeds)
         for trained in ("compact", "faint")
         for task, methods in wanted.items()
         for method in methods
-        if not (method == ROBUST and trained == "faint") and (seed < n_few or method not in few)
+        if runs(method, trained, task, seed)
     ]
-    light = (BOOSTING, DENSE, PHOTOMETRY)
-    return sorted(tasks, key=lambda t: (t.method in light, t.method != ENSEMBLE, t.trained != "compact"))
+    weight = {ENSEMBLE: 0, PUBLISHED: 1, PUBLISHED_64: 1, BOOSTING: 3, DENSE: 3, PHOTOMETRY: 3}
+    return sorted(tasks, key=lambda t: (weight.get(t.method, 2), t.seed, t.trained != "compact"))
 
 
 def _names(text: str) -> list[str]:

@@ -97,6 +97,7 @@ def compact_sample(
     workers: int = 1,
     survey: str = "sdss",
     progress: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write a sample of compact objects.
 
@@ -115,6 +116,8 @@ def compact_sample(
         the classes are equal in number in SDSS alone.
     progress : bool
         Whether to show a bar.
+    overwrite : bool
+        Whether another sample at `path` is replaced; otherwise it is an error.
 
     Returns
     -------
@@ -131,6 +134,7 @@ def compact_sample(
         workers=workers,
         key={"code": code_digest()},
         progress=progress,
+        overwrite=overwrite,
     )
 
 
