@@ -1,4 +1,4 @@
-"""Pages that are made from results: scoreboard, status, downloads, the speed of the simulated sky.
+"""Pages that are made from results: scoreboard, status, downloads, the speed of the sky and of training.
 
 ``python -m astro_utils.pages --profile quick --out book/_generated`` writes them as Markdown, which pages of
 the book include.
@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import tomllib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,30 +130,64 @@ def downloads(root: Path, profile: str, page: Path) -> str:
     return "\n".join(lines)
 
 
-def bench(root: Path) -> str:
-    """Tables of ``data/published/bench/sky.json``, which ``make bench`` writes, as Markdown."""
-    path = root / "data" / "published" / "bench" / "sky.json"
-    if not path.is_file():
-        return "Not measured yet: `make bench`.\n"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    machine = content["machine"]
-    lines = [
-        "| survey | objects | processes | seconds (median of 3) | objects/s | file, MB |",
-        "|" + " ---: |" * 6,
-    ]
-    for row in content["speed"]:
-        cells = [
-            row[k] for k in ("survey", "objects", "processes", "seconds", "objects_per_second", "file_mb")
-        ]
-        lines.append("| " + " | ".join(f"{c:,}" if isinstance(c, int) else str(c) for c in cells) + " |")
-    lines += ["", "| objects (SDSS, one process) | peak memory, MB |", "| ---: | ---: |"]
-    lines += [f"| {row['objects']:,} | {row['peak_mb']:,} |" for row in content["memory"]]
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table, numbers to the right."""
+    cells = [[f"{c:,}" if isinstance(c, int) else str(c) for c in row] for row in rows]
+    rule = "| :--- |" + " ---: |" * (len(head) - 1)
+    return ["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(row) + " |" for row in cells), ""]
+
+
+def _machine(machine: dict[str, Any]) -> str:
     kind = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB"
     used = ", ".join(f"{k} {v}" for k, v in machine.items() if k not in ("processor", "cores", "memory_gb"))
-    return (
-        "\n".join(lines)
-        + f"\n\nStamps of 32 × 32 pixels with all measured columns. Machine: {kind}; {used}.\n"
+    return f"Machine: {kind}; {used}."
+
+
+def _bench_sky(content: dict[str, Any]) -> list[str]:
+    columns = ("survey", "objects", "processes", "seconds", "objects_per_second", "file_mb")
+    head = ("survey", "objects", "processes", "seconds (median of 3)", "objects/s", "file, MB")
+    lines = _table(head, ([row[c] for c in columns] for row in content["speed"]))
+    memory = ([row["objects"], row["peak_mb"]] for row in content["memory"])
+    lines += _table(("objects (SDSS, one process)", "peak memory, MB"), memory)
+    return [*lines, f"Stamps of 32 × 32 pixels with all measured columns. {_machine(content['machine'])}", ""]
+
+
+def _bench_training(content: dict[str, Any]) -> list[str]:
+    columns = ("model", "parameters", "batch", "fit_bfloat16", "fit", "loader", "fit_bfloat16_over_loader")
+    head = ("model", "parameters", "batch", "this loop, bfloat16", "float32", "DataLoader", "ratio")
+    lines = _table(head, ([row[c] for c in columns] for row in content["loops"]))
+    one = content["published"]
+    lines += [
+        "Training steps a second, medians. The DataLoader's loop reads and augments object by object, in "
+        "float32; the ratio is of this loop in bfloat16 to it.",
+        "",
+    ]
+    flops = one["gflop_per_step"]
+    head = (
+        "type",
+        "seconds a step",
+        "GFLOP/s of products of its shape",
+        "share, as published",
+        "as executed",
     )
+    columns = ("type", "seconds_per_step", "layer_gflops", "published_over_layer", "executed_over_layer")
+    lines += _table(head, ([row[c] for c in columns] for row in one["steps"]))
+    lines += [
+        f"The published network at batch {one['batch']}: {flops['published']} GFLOP of matrix products a step "
+        f"in the published order of multiplications, {flops['executed']} as executed; shares are of the "
+        f"machine's measured rate for products of the layers' shape. {_machine(content['machine'])}",
+        "",
+    ]
+    return lines
+
+
+def bench(root: Path, name: str = "sky") -> str:
+    """Tables of ``data/published/bench/<name>.json``, which ``make bench`` writes, as Markdown."""
+    path = root / "data" / "published" / "bench" / f"{name}.json"
+    if not path.is_file():
+        return "Not measured yet: `make bench`.\n"
+    show = {"sky": _bench_sky, "training": _bench_training}[name]
+    return "\n".join(show(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -166,6 +201,7 @@ def main(argv: list[str] | None = None) -> None:
         "scoreboard": scoreboard(root),
         "status": status(root, options.profile),
         "bench": bench(root),
+        "bench_training": bench(root, "training"),
         "downloads": downloads(root, options.profile, options.out.resolve().parent),
     }
     for name, text in pages.items():

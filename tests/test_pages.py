@@ -224,7 +224,8 @@ def test_the_command_writes_all_pages(tree, monkeypatch):
     monkeypatch.chdir(tree / "book")
     pages.main(["--profile", "quick", "--out", "_generated"])
     out = tree / "book" / "_generated"
-    assert sorted(p.name for p in out.iterdir()) == ["bench.md", "downloads.md", "scoreboard.md", "status.md"]
+    names = ["bench.md", "bench_training.md", "downloads.md", "scoreboard.md", "status.md"]
+    assert sorted(p.name for p in out.iterdir()) == names
     link = re.search(r"\[PNG\]\(([^)]+)\)", (out / "downloads.md").read_text())[1]
     # Pages of the book's own folder include the generated ones, so links start there.
     assert (tree / "book" / link).resolve() == tree / "results" / "quick" / "photoz" / "figures" / "pit.png"
@@ -253,3 +254,17 @@ def test_speeds_are_a_table_with_the_machine(tree):
     assert "| sdss | 20,000 | 2 | 21.5 | 930 | 366 |" in text
     assert "| 5,000 | 1,210 |" in text
     assert "Some CPU, 2 cores, 24 GB; numpy 2.4" in text
+
+
+def test_the_speed_of_training_is_a_table_with_its_ratio_and_the_share_of_the_matmul_rate(tree):
+    assert "make bench" in pages.bench(tree, "training")
+    folder = tree / "data" / "published" / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = ROOT / "data" / "published" / "bench" / "training.json"
+    content = json.loads(kept.read_text())
+    (folder / "training.json").write_text(kept.read_text())
+    text = pages.bench(tree, "training")
+    for row in content["loops"]:
+        assert f"| {row['model']} | {row['parameters']:,} | {row['batch']} | {row['fit_bfloat16']} |" in text
+        assert f"| {row['fit_bfloat16_over_loader']} |" in text
+    assert f"{content['published']['gflop_per_step']['published']} GFLOP" in text

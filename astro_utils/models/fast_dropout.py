@@ -73,10 +73,10 @@ class FastDropout(nn.Module):
     """Zero each element with probability `p` and divide the others by 1 - p, in training only.
 
     On the CPU `p` is rounded to a whole number of 65536ths and the others are divided by what that leaves, so
-    that the mean is kept. On hidden activations of a transformer, in single precision and in bfloat16, it takes
-    less than half the time of `torch.nn.Dropout`. Torch's seed (``torch.manual_seed``,
-    ``torch.random.fork_rng``) decides what is dropped, but not the same elements as `torch.nn.Dropout` drops. On
-    other devices it is that one.
+    that the mean is kept. On hidden activations of a transformer it takes less than half the time of
+    `torch.nn.Dropout`, in single precision and in bfloat16. Torch's seed (``torch.manual_seed``,
+    ``torch.random.fork_rng``) decides what is dropped, but not the same elements as `torch.nn.Dropout` drops.
+    On other devices it is that one.
 
     Parameters
     ----------
@@ -112,10 +112,10 @@ class FastDropout(nn.Module):
 
 
 class GELUDropoutLinear(nn.Linear):
-    """A linear layer of dropout(GELU(x)), which are its input's activation, with the error function, and dropout.
+    """A linear layer after GELU (by the error function) and dropout: the end of a feed-forward network.
 
-    Together they take fewer passes over the wide input than apart: the factor of the dropout goes to the
-    weights, and on the CPU nothing is kept between the two.
+    Together they pass less often over the wide input than apart: on the CPU nothing is kept between GELU and
+    dropout, and the weights rather than the activations are divided by 1 - p.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """MargFormer as it was published: photometry as the token that asks, patches of a stamp as what is asked.
 
-The network of the public repository srinadh99/AstroFormer, in its two variants: that of its README projects 65
-tokens to k = 128 positions, that of its later conformal study (``MargFormerCP``) to k = 64. Its parts are the
-vision transformer of Dosovitskiy et al. (2021, arXiv:2010.11929) and the attention with keys and values projected
-along the sequence of Wang et al. (2020, arXiv:2006.04768, Linformer, eq. 7).
+The network of the public repository srinadh99/AstroFormer in its two variants: that of its README projects
+65 tokens to k = 128 positions, that of its later conformal study (``MargFormerCP``) to k = 64. Its parts are
+the vision transformer of Dosovitskiy et al. (2021, arXiv:2010.11929) and the attention whose keys and values
+are projected along the sequence of Wang et al. (2020, arXiv:2006.04768, Linformer, eq. 7).
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class _Layer(nn.Module):
         return tokens + self.contract(self.expand(self.feed_norm(tokens)))
 
     def attended(self, tokens: Tensor) -> Tensor:
-        """What token 0 reads (B, 1, dim) of tokens (B, N, dim)."""
+        """Return what token 0 reads, (B, 1, dim), of tokens (B, N, dim)."""
         normed = self.attention_norm(tokens)
         if torch.is_autocast_enabled(normed.device.type):
-            # Once here, rather than by autocast in each of the products that read these tokens.
+            # Once here, not by autocast in each of the products that read these tokens.
             normed = normed.to(torch.get_autocast_dtype(normed.device.type))
         return self.attention(normed)
 
@@ -115,26 +115,26 @@ class _Layer(nn.Module):
 class PublishedMargFormer(nn.Module):
     """The published MargFormer, which fuses the photometry and the stamp of an object into a class.
 
-    The defaults are those of the README variant; ``k=64`` is that of the conformal study. With 2 and 3 classes
-    the network has 1,505,250 and 1,505,315 parameters (``k=64``: 1,405,410 and 1,405,475), as published. Dropout
-    follows the released code: of the attention weights, after the GELU and in the photometry's perceptron; none
-    of the embedded tokens.
+    The defaults are those of the README variant; ``k=64`` is that of the conformal study. With 2 and 3
+    classes the network has 1,505,250 and 1,505,315 parameters (``k=64``: 1,405,410 and 1,405,475), as
+    published. Dropout is where the released code has it: on the attention weights, after the GELU, and, of
+    0.25, in the photometry's perceptron; there is none on the embedded tokens.
 
     What is unusual in it is kept:
 
-    - **Broadcast residual.** The attention's answer, of token 0 alone, is added to all 65 tokens. Patches never
-      attend to each other: within a layer, all that a patch learns of others is this one vector, the same for
-      all.
-    - **No flux in the image branch.** The LayerNorm of each patch removes its mean and its scale: an image times
-      1000 gives the same logits, as long as the variance of each patch is far above the norm's epsilon, 1e-5.
-    - **A projection that expands.** Linformer saves work where k is below the number of tokens; here k = 128 (or
-      64) positions stand for 65 tokens.
+    - **Broadcast residual.** The attention's answer, to token 0 alone, is added to all 65 tokens. Patches
+      never attend to each other: within a layer, all that one learns of the others is this vector, which is
+      the same for all.
+    - **No flux in the image branch.** The LayerNorm of each patch removes its mean and its scale: an image
+      times 1000 gives the same logits, if the variance in each patch is far above the norm's epsilon, 1e-5.
+    - **A projection that expands.** Linformer saves work by a k far below the number of tokens; here 128
+      positions stand for 65 tokens (and 64 with ``k=64``), so nothing is saved.
     - **Raw features.** Magnitudes near 20 stand beside extinctions near 0.05, unscaled.
 
-    Equal to the published order up to rounding (`literal`), `forward` multiplies less: see
-    `LinformerCrossAttention`, and in the last layer only token 0, which the head reads, is fed forward. Under
-    autocast the photometry's perceptron and the head stay in single precision: in bfloat16 a magnitude of 20
-    is known to 0.1 only.
+    Equal to the published order (`literal`) up to rounding, `forward` multiplies less: see
+    `LinformerCrossAttention`; and of the last layer's feed-forward network only token 0 is computed, as the
+    head reads no other. Under autocast the photometry's perceptron and the head stay in single precision: in
+    bfloat16 magnitudes near 20 are multiples of 0.125.
 
     Parameters
     ----------
@@ -173,9 +173,7 @@ class PublishedMargFormer(nn.Module):
     ) -> None:
         super().__init__()
         if size % patch:
-            raise ValueError(
-                f"stamps of {size} x {size} pixels cannot be cut into patches of {patch} x {patch}"
-            )
+            raise ValueError(f"stamps of {size} x {size} pixels are not whole patches of {patch} x {patch}")
         self.stamp = (n_bands, size, size)
         self.patch = patch
         n_tokens = (size // patch) ** 2 + 1
@@ -214,7 +212,7 @@ class PublishedMargFormer(nn.Module):
 
     def _logits(self, token: Tensor) -> Tensor:
         with torch.autocast(token.device.type, enabled=False):
-            return self.head(token.float())
+            return self.head(token)
 
     def forward(self, images: Tensor, features: Tensor) -> Tensor:
         """Map stamps (B, bands, size, size) and raw features (B, n_features) to logits (B, n_classes).
@@ -238,11 +236,11 @@ class PublishedMargFormer(nn.Module):
 
     @torch.no_grad()
     def attention(self, images: Tensor, features: Tensor) -> Tensor:
-        """Attention weights (B, depth, heads, k) over the projected positions, before their dropout.
+        """Attention weights (B, depth, heads, k) over the projected positions, in evaluation mode.
 
-        They are no maps of patches: each position is a learned mixture of all 65 tokens, with weights of either
-        sign, and the mixtures of the keys are not those of the values. From the second layer on, moreover, each
-        patch's token holds what token 0 has read of all the others.
+        They are no maps of patches: each position is a learned mixture of all 65 tokens, with weights of
+        either sign, and the mixtures of the keys are not those of the values. From the second layer on,
+        moreover, each patch's token holds what token 0 has read of all the others.
         """
         tokens, weights = self._tokens(images, features), []
         for layer in self.layers:
@@ -253,21 +251,25 @@ class PublishedMargFormer(nn.Module):
     def matmul_flops(self, batch: int) -> dict[str, int]:
         """Floating-point operations of the matrix products of one forward pass, a multiply-add as two.
 
-        For an object of N tokens of width D, H heads of width d, feed-forward width M and depth L, counted are
+        With N tokens of width D, H heads of width d, feed-forward width M, the multiply-adds are, by object,
 
-        - embedding: the patches' linear layer and the photometry's perceptron, the sizes of their weights, the
-          first for each of N - 1 patches;
-        - attention, published: queries and output, 2 D H d; keys and values, 2 N D H d, and their projection,
-          2 N k H d; scores and reading, 2 k H d;
-        - attention, executed: queries and output, 2 D H d; the key and value weights once each, 2 D H d; all
-          tokens with H vectors, 2 N D H; the projections, 2 N k H;
-        - feed-forward: 2 N D M in each layer, but executed 2 D M in the last one;
+        - embedding: the weights of the photometry's perceptron and N - 1 times those of the patches' layer;
+        - attention of a layer, published: queries and output 2 D H d, keys and values 2 N D H d, their
+          projections 2 N k H d, scores and their use 2 k H d;
+        - attention of a layer, executed: queries and output 2 D H d, key and value weights 2 D H d, tokens
+          2 N D H, projections 2 N k H;
+        - feed-forward network of a layer: 2 N D M; executed in the last one 2 D M;
         - head: D times the number of classes.
+
+        Parameters
+        ----------
+        batch : int
+            Objects.
 
         Returns
         -------
         dict of str to int
-            ``published`` and ``executed``.
+            ``published`` (as `literal` multiplies) and ``executed`` (as `forward` does).
         """
         n, d = self.position.shape
         attention = self.layers[0].attention

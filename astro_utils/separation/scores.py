@@ -27,6 +27,7 @@ __all__ = [
     "difference_rows",
     "experiment_name",
     "magnitude_table",
+    "name_recalls",
     "read_answers",
     "score_rows",
     "seeds_averaged",
@@ -154,7 +155,7 @@ def score_rows(cell: Cell, sky: str, profile: str, n_bootstrap: int) -> list[dic
     methods = {TRIVIAL: [np.tile(shares, (len(cell.labels), 1))], **cell.answers}
     rows = []
     for method, per_seed in methods.items():
-        metrics: dict[str, Any] = summarise_classes(cell.labels, per_seed, weights)
+        metrics = name_recalls(summarise_classes(cell.labels, per_seed, weights), cell.task)
         if method != TRIVIAL:
             metrics |= {
                 f"true_{TASKS[cell.task][t]}_as_{TASKS[cell.task][p]}": {"value": int(count)}
@@ -173,6 +174,12 @@ def score_rows(cell: Cell, sky: str, profile: str, n_bootstrap: int) -> list[dic
             )
         )
     return rows
+
+
+def name_recalls(metrics: dict[str, Any], task: str) -> dict[str, Any]:
+    """Put the names of classes in the place of their numbers: ``recall_STAR``."""
+    names = {f"recall_{i}": f"recall_{name}" for i, name in enumerate(TASKS[task])}
+    return {names.get(key, key): value for key, value in metrics.items()}
 
 
 def confusion_counts(labels: np.ndarray, probabilities: np.ndarray, n_classes: int) -> np.ndarray:
@@ -200,7 +207,8 @@ def difference_rows(
                 n_train=cell.n_train[ours],
                 n_test=len(cell.labels),
                 seeds=len(cell.answers[ours]),
-                metrics={k: gained[k] for k in ("accuracy", "nll", "auc", "p_value")},
+                metrics={f"{k}_gain": gained[k] for k in ("accuracy", "nll", "auc")}
+                | {"p_value": gained["p_value"]},
             )
         )
     return rows
@@ -223,6 +231,7 @@ def cost_rows(answers: pd.DataFrame, sky: str, profile: str) -> list[dict[str, A
     """Parameters and training cost of every method, from the trainings on the compact set."""
     columns = ["parameters", "seconds", "epochs", "best_epoch", "n_train"]
     part = answers[(answers["trained"] == "compact")]
+    tested = part[part["set"] == "1"].groupby("task", observed=True)["row"].nunique()
     runs = part.groupby(["task", "method", "seed"], sort=False)[columns].first().reset_index()
     rows = []
     for (task, method), one in runs.groupby(["task", "method"], sort=False):
@@ -234,7 +243,7 @@ def cost_rows(answers: pd.DataFrame, sky: str, profile: str) -> list[dict[str, A
                 experiment=f"cost, {task}",
                 model=method,
                 n_train=round(mean["n_train"]),
-                n_test=0,
+                n_test=int(tested[task]),
                 seeds=len(one),
                 metrics={k: float(mean[k]) for k in columns[:-1]},
             )

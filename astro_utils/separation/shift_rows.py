@@ -21,7 +21,13 @@ from astro_utils.separation.methods import (
 )
 from astro_utils.separation.plots import accuracy_against_r
 from astro_utils.separation.protocol import LEAKY, partition
-from astro_utils.separation.scores import Cell, experiment_name, magnitude_table, seeds_averaged
+from astro_utils.separation.scores import (
+    Cell,
+    experiment_name,
+    magnitude_table,
+    name_recalls,
+    seeds_averaged,
+)
 from astro_utils.separation.sets import TASKS, Pool
 from astro_utils.separation.shift import MagnitudePrior, known_mix, re_estimated_prior
 from astro_utils.separation.tasks import children
@@ -91,7 +97,7 @@ def shift_rows(
                         n_train=cell.n_train[method],
                         n_test=len(cell.labels),
                         seeds=len(per_seed),
-                        metrics=summarise_classes(cell.labels, per_seed, weights),
+                        metrics=name_recalls(summarise_classes(cell.labels, per_seed, weights), cell.task),
                     )
                 )
     return rows

@@ -97,8 +97,9 @@ def difference_table(metrics: pd.DataFrame) -> pd.DataFrame:
         part = metrics[metrics["experiment"] == name].set_index("model")
         cells = {}
         for model, row in part.iterrows():
-            text = f"{100 * row.accuracy:+.1f} [{100 * row.accuracy_lo:+.1f}, {100 * row.accuracy_hi:+.1f}]"
-            beyond = row.accuracy_lo > 0 or row.accuracy_hi < 0
+            low, high = row.accuracy_gain_lo, row.accuracy_gain_hi
+            text = f"{100 * row.accuracy_gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+            beyond = low > 0 or high < 0
             cells[model.split(" − ", 1)[1]] = f"<b>{text}</b>" if beyond else text
         columns[f"{experiment} {task}"] = pd.Series(cells, dtype=object)
     order = [m for m in _models(metrics) if any(m in column.index for column in columns.values())]

@@ -251,9 +251,11 @@ def run_tasks(
         Processes, of one thread each: torch's threads wait for one another where cores are shared. With one
         process, torch takes the threads that it wants.
     """
-    package = Path(__file__).parents[1]
-    needed = [package / name for name in ("training.py", "augment.py", "splits.py")]
-    needed += [*sorted((package / "models").glob("*.py")), *sorted(Path(__file__).parent.glob("*.py"))]
+    package, here = Path(__file__).parents[1], Path(__file__).parent
+    needed = [package / f"{name}.py" for name in ("training", "augment", "splits")]
+    # What decides an answer; scores and figures do not.
+    needed += [here / f"{name}.py" for name in ("inputs", "methods", "protocol", "tasks")]
+    needed += sorted((package / "models").glob("*.py"))
     code = "".join(path.read_text(encoding="utf-8") for path in needed)
     data = _data_digest(pool, degraded)
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,12 @@ NOTEBOOKS = [
     rules.photoz_train.output.notebook,
     rules.photoz_results.output.notebook,
     rules.photoz_predict.output.notebook,
+    rules.margformer_sets.output.notebook,
+    rules.margformer_train.output.notebook,
+    rules.margformer_results.output.notebook,
     rules.margformer_audit.output.notebook,
+    rules.margformer_shift.output.notebook,
+    rules.margformer_conformal.output.notebook,
     rules.sky_samples.output.notebook,
     rules.sky_fidelity.output.notebook,
     rules.sky_real_pixels.output.notebook,
@@ -18,7 +23,10 @@ rule pages:
         scoreboard="book/scoreboard.toml",
         published=sorted(str(p) for p in Path("data/published").glob("*/*.json")),
     output:
-        pages=expand("book/_generated/{page}.md", page=["scoreboard", "status", "downloads", "bench"]),
+        pages=expand(
+            "book/_generated/{page}.md",
+            page=["scoreboard", "status", "downloads", "bench", "bench_training"],
+        ),
     params:
         profile=PROFILE,
     shell:
