@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY := passive
 help:  ## Show this help
 	@echo "Pixels to Physics. Targets:"
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F"|" '{printf "%-18s %s\n", $$1, $$2}'
-	@echo "Options: PROFILE=smoke|quick|full (now $(PROFILE)), CORES=n, PYTHON=python3.x, PORT=n"
+	@echo "Options: PROFILE=smoke|quick|cpu|full (now $(PROFILE)), CORES=n, PYTHON=python3.x, PORT=n"
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -107,6 +107,18 @@ def test_nothing_is_dropped_in_evaluation_or_with_probability_zero(dropout):
     assert torch.equal(dropout(x), x) and torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("shape", [(10, 37), (37, 10), (1, 370), (370,)])
+def test_pieces_are_dropped_as_the_whole(monkeypatch, shape):
+    x = torch.rand(shape)
+    outcomes = []
+    for piece in (1 << 21, 100, 1):
+        monkeypatch.setattr(fast_dropout, "_PIECE", piece)
+        torch.manual_seed(10)
+        outcomes.append(FastDropout(0.3)(x))
+    assert torch.equal(outcomes[0], outcomes[1]) and torch.equal(outcomes[0], outcomes[2])
+    assert outcomes[0].count_nonzero() < 0.8 * x.numel()
+
+
 def test_the_input_is_left_as_it_was():
     x = torch.randn(100)
     before = x.clone()

@@ -157,7 +157,7 @@ class MargNetConvolutional(nn.Module):
     - **Raw pixels.** Stamps enter as they are stored, and no layer normalises them.
 
     Channels run fastest in memory whatever the order of the input: on a processor training is faster by a
-    fifth in single precision and by two fifths in bfloat16, and numbers are flattened in Keras' order. Under
+    quarter in single precision and by a half in bfloat16, and numbers are flattened in Keras' order. Under
     autocast the layer of the logits stays in single precision.
 
     Parameters
