@@ -85,7 +85,9 @@ def objids(n: int, n_fields: int) -> np.ndarray:
     return 2 << 59 | 301 << 48 | 4510 << 32 | 4 << 29 | (30 + order % n_fields) << 16 | order // n_fields
 
 
-def write_margnet(folder: Path, table: pd.DataFrame, images: np.ndarray, lists: dict[str, np.ndarray]) -> Path:
+def write_margnet(
+    folder: Path, table: pd.DataFrame, images: np.ndarray, lists: dict[str, np.ndarray]
+) -> Path:
     """Write MargNet's arrays of each experiment from rows of a catalogue, with labels as upstream has them.
 
     Those of Experiments 1 and 2 are pickled words, those of Experiment 3 one-hot.

@@ -60,16 +60,18 @@ def test_shares_of_the_machine_follow_from_work_time_and_rate(content):
                 assert row[f"{kind}_over_{shape}"] == pytest.approx(share, rel=0.1)
 
 
-def test_batches_are_the_same_whether_picked_at_once_or_one_by_one(bench):
+def test_objects_one_by_one_are_those_of_the_set_turned_and_moved(bench, monkeypatch):
     data = bench.survey(5)
     objects = bench.Objects(data)
-    torch.manual_seed(0)
-    stamp, features, label = objects[3]
-    torch.manual_seed(0)
-    expected = bench.AUGMENTATION.of_batch(tuple(t[3:4] for t in data))
-    assert torch.equal(stamp, expected[0][0])
-    assert torch.equal(features, data[1][3]) and label == data[2][3]
+    assert not torch.equal(objects[3][0], data[0][3])
     assert torch.equal(torch.from_numpy(objects.stamps), data[0]), "the data themselves are left as they are"
+    monkeypatch.setattr(bench.random, "uniform", lambda low, high: 0.0)
+    monkeypatch.setattr(bench.random, "random", lambda: 0.9)
+    stamp, features, label = objects[3]
+    torch.testing.assert_close(stamp, data[0][3], rtol=0, atol=1e-5)
+    assert torch.equal(features, data[1][3]) and label == data[2][3]
+    monkeypatch.setattr(bench.random, "random", lambda: 0.1)
+    torch.testing.assert_close(objects[3][0], data[0][3].flip(1, 2), rtol=0, atol=1e-5)
 
 
 def test_a_rate_is_work_over_time(bench, monkeypatch):

@@ -19,9 +19,15 @@ def made_up(k, n=600, seed=0, digits=None):
     return labels, p
 
 
+def in_turn(n):
+    """Labels (n,) of two classes in turn."""
+    return np.arange(n) % 2
+
+
 def answers(right, confidence=0.8):
-    """Probabilities (N, 2) of calls of class 1 where `right`, of class 0 elsewhere."""
-    return np.where(right[:, None], [1 - confidence, confidence], [confidence, 1 - confidence])
+    """Probabilities (N, 2) of calls that are right of labels in turn, or wrong."""
+    called = np.where(right, in_turn(len(right)), 1 - in_turn(len(right)))
+    return np.where(called[:, None] == [0, 1], confidence, 1 - confidence)
 
 
 # -------------------------------------------------------------------------------------------------- scores
@@ -106,7 +112,7 @@ def test_intervals_hold_a_known_accuracy_as_often_as_they_say():
     for seed in range(150):
         right = np.random.default_rng(seed).random(300) < 0.8
         weights = resample_weights(np.arange(300), 200, seed)
-        found = summarise_classes(np.ones(300, int), [answers(right)], weights)["accuracy"]
+        found = summarise_classes(in_turn(300), [answers(right)], weights)["accuracy"]
         held += found["lo"] <= 0.8 <= found["hi"]
     # Binomial: 0.95 +- 0.018; percentile intervals are a little short.
     assert 0.89 < held / 150 < 0.99
@@ -118,13 +124,13 @@ def test_objects_of_one_field_that_err_together_make_wider_intervals():
     right = (rng.random(40) < 0.8)[field]
     widths = []
     for groups in (np.arange(1000), field):
-        found = summarise_classes(np.ones(1000, int), [answers(right)], resample_weights(groups, 400))
+        found = summarise_classes(in_turn(1000), [answers(right)], resample_weights(groups, 400))
         widths.append(found["accuracy"]["hi"] - found["accuracy"]["lo"])
     assert widths[1] == pytest.approx(5 * widths[0], rel=0.3), "25 objects count for one"
 
 
 def test_intervals_are_those_of_the_slow_bootstrap():
-    labels, p = made_up(3, n=400)
+    labels, p = made_up(2, n=400)
     groups = np.arange(400) // 4
     slow = bootstrap(lambda index: classification_scores(labels[index], p[index]), groups, 150)
     fast = summarise_classes(labels, [p], resample_weights(groups, 1000))
@@ -135,7 +141,7 @@ def test_intervals_are_those_of_the_slow_bootstrap():
 
 
 def test_the_mean_over_seeds_stands_beside_their_spread():
-    labels = np.ones(100, int)
+    labels = in_turn(100)
     seeds = [answers(np.arange(100) < count) for count in (70, 80, 90)]
     found = summarise_classes(labels, seeds, resample_weights(np.arange(100), 50))["accuracy"]
     assert found["value"] == pytest.approx(0.8) and found["sd"] == pytest.approx(0.1)
@@ -159,7 +165,7 @@ def test_a_method_that_is_right_more_often_is_above_zero_though_the_intervals_of
     rng = np.random.default_rng(5)
     right = rng.random(500) < 0.8
     better = right | (rng.random(500) < 0.1)
-    labels, weights = np.ones(500, int), resample_weights(np.arange(500), 400)
+    labels, weights = in_turn(500), resample_weights(np.arange(500), 400)
     found = paired_difference(labels, [answers(better)], [answers(right)], weights)
     gain = found["accuracy"]
     assert gain["value"] == pytest.approx(better.mean() - right.mean()) and gain["lo"] > 0
@@ -174,7 +180,7 @@ def test_a_method_that_is_right_more_often_is_above_zero_though_the_intervals_of
 def test_equally_good_methods_are_not_told_apart():
     rng = np.random.default_rng(6)
     one, two = (answers(rng.random(400) < 0.8) for _ in range(2))
-    found = paired_difference(np.ones(400, int), [one], [two], resample_weights(np.arange(400), 400))
+    found = paired_difference(in_turn(400), [one], [two], resample_weights(np.arange(400), 400))
     assert found["accuracy"]["lo"] < 0 < found["accuracy"]["hi"]
     assert found["p_value"]["value"] > 0.05
 

@@ -7,6 +7,8 @@ with ``OMP_WAIT_POLICY=passive``, as the Makefile does: threads that spin distor
 from __future__ import annotations
 
 import argparse
+import math
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -65,8 +67,23 @@ def survey(n: int) -> Data:
     return stamps, features, torch.randint(CLASSES, (n,), generator=generator)
 
 
+def turned_and_moved(stamp: Tensor) -> Tensor:
+    """Augment one stamp (bands, n, n) as chained transforms do: turn, then move, then mirror it."""
+    angle = math.radians(random.uniform(-180, 180))
+    cos, sin = math.cos(angle), math.sin(angle)
+    x, y = (2 / SIZE * random.uniform(-AUGMENTATION.shift, AUGMENTATION.shift) for _ in range(2))
+    stamp = stamp[None]
+    for matrix in ([[cos, -sin, 0.0], [sin, cos, 0.0]], [[1.0, 0.0, x], [0.0, 1.0, y]]):
+        grid = F.affine_grid(torch.tensor([matrix]), list(stamp.shape), align_corners=False)
+        stamp = F.grid_sample(stamp, grid, align_corners=False)
+    for axis in (2, 3):
+        if random.random() < 0.5:
+            stamp = stamp.flip(axis)
+    return stamp[0]
+
+
 class Objects(Dataset):
-    """Objects one by one, each augmented when it is read: how training is often written."""
+    """Objects one by one, each augmented when it is read: how training is often written, and was here."""
 
     def __init__(self, data: Data) -> None:
         self.stamps, self.features, self.classes = (t.numpy() for t in data)
@@ -75,8 +92,8 @@ class Objects(Dataset):
         return len(self.stamps)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, int]:
-        stamp = torch.from_numpy(self.stamps[i])
-        return AUGMENTATION(stamp[None])[0], torch.from_numpy(self.features[i]), int(self.classes[i])
+        stamp = turned_and_moved(torch.from_numpy(self.stamps[i]))
+        return stamp, torch.from_numpy(self.features[i]), int(self.classes[i])
 
 
 def loss(model: nn.Module, batch: Data) -> Tensor:
