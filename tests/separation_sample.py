@@ -12,6 +12,9 @@ import pandas as pd
 from astro_utils.catalogs import MARGNET_FEATURES
 from astro_utils.photometry import SDSS_BANDS
 from astro_utils.samples import Block, Column, SampleInfo, write_sample
+from astro_utils.separation.protocol import partition
+from astro_utils.separation.sets import TASKS, Pool
+from astro_utils.separation.tasks import CALIBRATION, DEGRADED
 from astro_utils.sky.compact import compact_sample
 
 CLASSES = ("GALAXY", "QSO", "STAR")
@@ -106,3 +109,41 @@ def write_margnet(
         for kind, array in arrays.items():
             np.save(folder / f"{kind}_{part}.npy", array)
     return folder
+
+
+def probabilities(labels: np.ndarray, skill: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Return calibrated probabilities (N, K) of a classifier that sees labels through unit noise.
+
+    The evidence of the true class is drawn `skill` standard deviations from that of the others; the
+    posterior for equal shares of the classes follows.
+    """
+    skill = np.broadcast_to(skill, labels.shape)[:, None]
+    evidence = skill * np.eye(k)[labels] + rng.normal(0, 1, (len(labels), k))
+    odds = np.exp(skill * evidence - (skill * evidence).max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+def answers(pool: Pool, methods: dict[str, float], n_seeds: int = 2, n_degraded: int = 60) -> pd.DataFrame:
+    """Answers of methods of some skill, as trainings would have left them on disk."""
+    tables = []
+    keys = [(s, trained, task) for s in range(n_seeds) for trained in ("compact", "faint") for task in TASKS]
+    for seed, trained, task in keys:
+        k, parts = len(TASKS[task]), partition(pool, trained, task, seed)
+        sets = {name: (rows, pool.labels(rows, task)) for name, rows in parts.tests.items()}
+        if trained == "compact":
+            spare = pool.calibration[np.isin(pool.table["class"].to_numpy()[pool.calibration], TASKS[task])]
+            sets[CALIBRATION] = spare, pool.labels(spare, task)
+            sets[DEGRADED] = np.full(n_degraded, -1), np.arange(n_degraded) % k
+        for i, (method, skill) in enumerate(methods.items()):
+            for j, (name, (rows, labels)) in enumerate(sets.items()):
+                rng = np.random.default_rng([seed, len(trained), k, i, j])
+                p = probabilities(labels, skill, k, rng)
+                r = np.where(
+                    rows < 0, rng.uniform(20, 22.8, len(rows)), pool.table["model_r"].to_numpy()[rows]
+                )
+                table = pd.DataFrame({"row": rows, "r": r, "label": labels})
+                table[[f"p_{c}" for c in TASKS[task]]] = p
+                about = {"set": name, "method": method, "trained": trained, "task": task, "seed": seed}
+                cost = {"parameters": 100 * (i + 1), "seconds": 2.0 + seed, "epochs": 7, "best_epoch": 5}
+                tables.append(table.assign(**about, **cost, n_train=len(parts.train)))
+    return pd.concat(tables, ignore_index=True)

@@ -117,6 +117,7 @@ def cells(answers: pd.DataFrame, pool: Pool) -> Iterator[Cell]:
             ]
             if part.empty:
                 continue
+            part = part.sort_values("seed", kind="stable")  # files come in the order of their names
             by_method: dict[str, list[np.ndarray]] = {}
             n_train, reference = {}, None
             for (method, seed), one in part.groupby(["method", "seed"], sort=False):
