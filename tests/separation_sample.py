@@ -16,6 +16,7 @@ from astro_utils.separation.protocol import partition
 from astro_utils.separation.sets import TASKS, Pool
 from astro_utils.separation.tasks import CALIBRATION, DEGRADED
 from astro_utils.sky.compact import compact_sample
+from astro_utils.sky.selections import faint
 
 CLASSES = ("GALAXY", "QSO", "STAR")
 SIGMA = np.array([0.038, 0.017, 0.027, 0.045, 0.18])  # nanomaggies per pixel, as in SDSS
@@ -147,3 +148,31 @@ def answers(pool: Pool, methods: dict[str, float], n_seeds: int = 2, n_degraded:
                 cost = {"parameters": 100 * (i + 1), "seconds": 2.0 + seed, "epochs": 7, "best_epoch": 5}
                 tables.append(table.assign(**about, **cost, n_train=len(parts.train)))
     return pd.concat(tables, ignore_index=True)
+
+
+def margnet(folder: Path, n: int, size: int) -> tuple[Path, pd.DataFrame, dict[str, np.ndarray]]:
+    """Write lists that overlap as MargNet's do: some of Experiment 3 with quasars is in Experiment 1.
+
+    Of the `n` objects, two fifths are in Experiment 1; one of them lacks a pixel.
+
+    Returns
+    -------
+    pathlib.Path, pandas.DataFrame, dict
+        Folder, catalogue of all objects, and the rows of each list.
+    """
+    table = catalogue(n, seed=5)
+    table["object_id"] = objids(n, n_fields=4 * n // 5)
+    rng, names = np.random.default_rng(7), table["class"].to_numpy()
+    order, r = rng.permutation(n), (table["dered_r"] + table["extinction_r"]).to_numpy()
+    in_turn = order[np.argsort(names[order], kind="stable")].reshape(3, -1).T.ravel()
+    count = 3 * (2 * n // 15) + 3
+    exp1, others = in_turn[:count], in_turn[count:]
+    lists = {
+        "exp1": rng.permutation(exp1),
+        "exp2": rng.permutation(np.flatnonzero(faint(table)))[: n // 5],
+        "sg_exp3": others[(r[others] > 20) & (names[others] != "QSO")],
+        "sgq_exp3": np.concatenate([others[r[others] > 20], exp1[r[exp1] > 20][: n // 25]]),
+    }
+    images = stamps(table, size)
+    images[lists["exp1"][3], 1, 2, 2] = np.nan
+    return write_margnet(folder, table, images, lists), table, lists

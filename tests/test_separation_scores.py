@@ -263,12 +263,17 @@ def test_other_tables_say_what_the_rows_say(metrics, cells, answers):
     assert np.trace(counts["Experiment 2"]) == (cell.answers[OURS][0].argmax(1) == cell.labels).sum()
 
 
+def keep(path, model, read):
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file({**weights, **read.tensors()}, path)
+
+
 def test_kept_weights_are_read_with_what_scales_their_inputs(pool, tmp_path):
     table, images = pool.table.iloc[:50], made.stamps(pool.table.iloc[:50])
     read = Inputs.of(table)
     model = seeded(3, lambda: MargFormer(n_outputs=3, n_features=len(read.mean))).eval()
     torch.nn.init.ones_(model.head.weight)
-    save_file({**model.state_dict(), **read.tensors()}, tmp_path / "ours.safetensors")
+    keep(tmp_path / "ours.safetensors", model, read)
     again, inputs = tables.load_ours(tmp_path / "ours.safetensors", 3)
     assert inputs.kind == FEATURES[1] and not again.training
     with torch.no_grad():
@@ -277,14 +282,14 @@ def test_kept_weights_are_read_with_what_scales_their_inputs(pool, tmp_path):
 
 
 def test_attention_is_shown_of_a_bright_and_a_faint_object_of_each_class(tmp_path):
-    table = made.catalogue(300)
+    table = made.catalogue(900, n_fields=12)
     pool = simulated_pool(made.write(tmp_path / "compact.h5", table, made.stamps(table)))
     cell = next(
         c for c in scores.cells(made.answers(pool, {OURS: 2}, 1), pool) if c.name == "Experiment 1, SGQ"
     )
     read = Inputs.of(pool.table)
     model = seeded(3, lambda: MargFormer(n_outputs=3, n_features=len(read.mean)))
-    save_file({**model.state_dict(), **read.tensors()}, tmp_path / "ours.safetensors")
+    keep(tmp_path / "ours.safetensors", model, read)
     images, maps, titles, tokens = tables.attention_example(tmp_path / "ours.safetensors", pool, cell)
     assert images.shape == (6, 5, 32, 32) and maps.shape == (6, 6, 8, 8) and len(set(tokens)) == 2
     assert [title.split(",")[0] for title in titles] == ["GALAXY"] * 2 + ["QSO"] * 2 + ["STAR"] * 2

@@ -301,32 +301,10 @@ def test_a_sample_that_is_too_small_is_refused(tmp_path, n, n_fields, message):
 # ---------------------------------------------------------------------------------------- MargNet's arrays
 
 
-def margnet_lists(table):
-    """Lists that overlap as the published ones do: some of Experiment 3 with quasars is in Experiment 1."""
-    rng, names = np.random.default_rng(7), table["class"].to_numpy()
-    order, r = rng.permutation(len(table)), (table["dered_r"] + table["extinction_r"]).to_numpy()
-    in_turn = order[np.argsort(names[order], kind="stable")].reshape(3, -1).T.ravel()
-    exp1, others = in_turn[:603], in_turn[603:]
-    faint_rows = np.flatnonzero(faint(table))
-    star_galaxy = others[(r[others] > 20) & (names[others] != "QSO")]
-    with_quasars = np.concatenate([others[r[others] > 20], exp1[r[exp1] > 20][:60]])
-    return {
-        "exp1": rng.permutation(exp1),
-        "exp2": rng.permutation(faint_rows)[:300],
-        "sg_exp3": star_galaxy,
-        "sgq_exp3": with_quasars,
-    }
-
-
 @pytest.fixture(scope="module")
 def margnet(tmp_path_factory):
     """Folder of arrays of 1,500 objects, the table that they came from and the rows of each list."""
-    table = made.catalogue(1500, seed=5)
-    table["object_id"] = made.objids(1500, n_fields=1200)
-    lists = margnet_lists(table)
-    images = made.stamps(table, 12)
-    images[lists["exp1"][3], 1, 2, 2] = np.nan
-    return made.write_margnet(tmp_path_factory.mktemp("margnet"), table, images, lists), table, lists
+    return made.margnet(tmp_path_factory.mktemp("margnet"), 1500, 12)
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,8 @@ def test_a_known_mix_is_reached(mix):
     labels = np.searchsorted(np.cumsum(mix)[:-1], rng.random(4000))
     p = made.probabilities(labels, 1.5, len(mix), rng)
     true = np.bincount(labels) / 4000
-    called = [np.bincount(q.argmax(1), minlength=len(mix)) / 4000 for q in (p, moved := known_mix(p, true))]
+    moved = known_mix(p, true)
+    called = [np.bincount(q.argmax(1), minlength=len(mix)) / 4000 for q in (p, moved)]
     assert np.abs(called[1] - true).sum() < 0.01
     if max(mix) > 0.5:
         assert np.abs(called[0] - true).sum() > 0.05, "as they were, they called an even mix"
@@ -143,7 +144,7 @@ def test_a_prior_that_holds_is_kept():
     assert np.abs(re_estimated_prior(p, np.full(3, 1 / 3)) - p).mean() < 0.01
 
 
-# --------------------------------------------------------------------------------------- bright objects, dimmed
+# ------------------------------------------------------------------------------------- bright objects, dimmed
 
 
 @pytest.fixture(scope="module")
