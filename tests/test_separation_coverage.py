@@ -38,8 +38,8 @@ def toy(n, r, mix, seed):
 @pytest.fixture(scope="module")
 def calibration():
     """Mostly bright, as many of each class."""
-    r = 17 + 6 * np.random.default_rng(0).beta(2, 2, 40_000)
-    return toy(40_000, r, (1 / 3, 1 / 3, 1 / 3), 1)
+    r = 17 + 6 * np.random.default_rng(0).beta(2, 2, 160_000)
+    return toy(160_000, r, (1 / 3, 1 / 3, 1 / 3), 1)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def degraded():
 @pytest.fixture(scope="module")
 def test_set():
     """Faint, mostly galaxies."""
-    return toy(30_000, np.random.default_rng(4).uniform(20, 22.75, 30_000), (0.6, 0.1, 0.3), 5)
+    return toy(60_000, np.random.default_rng(4).uniform(20, 22.75, 60_000), (0.6, 0.1, 0.3), 5)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,8 @@ def test_probabilities_of_the_toy_are_calibrated(calibration):
 
 
 def test_where_objects_are_drawn_alike_every_way_keeps_its_promise(calibration, degraded):
-    first = tuple(x[:20_000] for x in calibration)
-    p, labels, r = (x[20_000:] for x in calibration)
+    first = tuple(x[:80_000] for x in calibration)
+    p, labels, r = (x[80_000:] for x in calibration)
     for method in (BY_CLASS, WEIGHTED, BY_BOTH):
         found = conformal_sets(method, 0.9, first, degraded, (p, r))
         for k in range(3):
@@ -136,7 +136,7 @@ def test_bins_hold_enough_of_every_class(calibration, smallest):
     index = np.digitize(r, edges[1:-1])
     counts = np.array([np.bincount(index[labels == k], minlength=len(edges) - 1) for k in range(3)])
     assert (counts >= smallest).all()
-    assert len(edges) - 1 > {20: 20, 150: 15, 1000: 6}[smallest]
+    assert len(edges) - 1 > {20: 21, 150: 20, 1000: 15}[smallest]
 
 
 def test_the_rarest_class_decides_how_many_bins_there_are(calibration):
@@ -215,13 +215,14 @@ def test_bins_of_magnitude_add_up_to_the_whole(study, answers, pool):
     part = table[(table["way"] == BY_BOTH) & (table["experiment"] == "3") & (table["task"] == "SGQ")]
     cell = by_name["Experiment 3, SGQ"]
     (row,) = (r for r in rows if r["experiment"] == f"conformal, Experiment 3, SGQ, {BY_BOTH}")
-    assert (cell.r > 20).all() and (cell.r < 23).all()
+    shown = ((cell.r >= 20) & (cell.r <= 23)).sum()
     for level in LEVELS:
         one = part[part["level"] == level]
-        assert one["lo"].tolist() == FAINT_EDGES[:-1].tolist() and one["n"].sum() == len(cell.labels)
+        assert one["lo"].tolist() == FAINT_EDGES[:-1].tolist() and one["n"].sum() == shown
         filled = one[one["n"] > 0]
-        whole = (filled["n"] * filled["coverage"]).sum() / filled["n"].sum()
-        assert whole == pytest.approx(row[f"coverage_{100 * level:.0f}"])
+        covered = (filled["n"] * filled["coverage"]).sum()
+        whole, beyond = row[f"coverage_{100 * level:.0f}"] * len(cell.labels), len(cell.labels) - shown
+        assert covered - 1e-6 <= whole <= covered + beyond + 1e-6 and beyond < 0.1 * shown
         share = filled["coverage"].clip(0.01, 0.99)
         np.testing.assert_allclose(filled["error"], np.sqrt(share * (1 - share) / filled["n"]))
 

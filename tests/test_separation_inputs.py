@@ -141,7 +141,9 @@ def test_stamps_of_the_same_flux_are_the_same_under_any_noise(table):
     scaled = read.stamps(images)
     assert torch.equal(scaled[0], scaled[1])
     noise = table[[f"sigma_{b}" for b in SDSS_BANDS]].median().to_numpy()
-    np.testing.assert_allclose(np.sinh(scaled.double()), images / noise[:, None, None], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        np.sinh(scaled.double().numpy()), images / noise[:, None, None], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_stamps_keep_their_flux(table):

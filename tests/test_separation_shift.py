@@ -68,7 +68,7 @@ def test_flattening_gives_the_answer_of_bayes_for_an_even_mix():
     flat = prior.flatten(p, r)
     np.testing.assert_allclose(flat.sum(1), 1)
     bayes = 1 / (1 + np.exp(-2 * x))
-    assert np.abs(flat[:, 1] - bayes).mean() < 0.01
+    assert np.abs(flat[:, 1] - bayes).mean() < 0.02 < 0.1 < np.abs(p[:, 1] - bayes).mean()
     before, after = (classification_scores(labels, q) for q in (p, flat))
     assert after["accuracy"] == pytest.approx(stats.norm.cdf(1), abs=0.01), "the best there can be"
     assert before["accuracy"] < after["accuracy"] - 0.08 and after["nll"] < 0.6 * before["nll"]
@@ -215,7 +215,7 @@ def test_without_bright_objects_there_is_nothing_to_dim(sky):
 
 def test_dimmed_objects_come_back_as_they_were_written(dimmed, tmp_path):
     path = write_degraded(tmp_path / "degraded.h5", dimmed, "simulated")
-    assert validate(path, deep=True) == []
+    assert validate(path) == []
     again = read_degraded(path)
     columns = ["object_id", "class", "model_r", *MARGNET_FEATURES, *(f"sigma_{b}" for b in SDSS_BANDS)]
     pd.testing.assert_frame_equal(again.table[columns], dimmed.table[columns], check_dtype=False)
