@@ -173,8 +173,8 @@ def _bench_training(content: dict[str, Any]) -> list[str]:
     columns = ("type", "seconds_per_step", "layer_gflops", "published_over_layer", "executed_over_layer")
     lines += _table(head, ([row[c] for c in columns] for row in one["steps"]))
     lines += [
-        f"The published network at batch {one['batch']}: {flops['published']} GFLOP of matrix products a step "
-        f"in the published order of multiplications, {flops['executed']} as executed; shares are of the "
+        f"The published network at batch {one['batch']}: {flops['published']} GFLOP of matrix products a "
+        f"step in the published order of multiplications, {flops['executed']} as executed; shares are of the "
         f"machine's measured rate for products of the layers' shape. {_machine(content['machine'])}",
         "",
     ]

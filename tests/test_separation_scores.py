@@ -225,6 +225,10 @@ def test_cost_is_of_the_trainings_on_the_compact_set(metrics, answers):
     part = answers[(answers["trained"] == "compact") & (answers["task"] == "SGQ")]
     assert found["n_train"] == round(part.groupby("seed")["n_train"].first().mean()) and found["seeds"] == 2
     assert found["n_test"] == part[part["set"] == "1"]["row"].nunique()
+    assert set(answers[answers["trained"] == "faint"]["n_train"]).isdisjoint(part["n_train"])
+    backwards = scores.cost_rows(answers[::-1], "simulated", "smoke")
+    (again,) = (r for r in backwards if (r["experiment"], r["model"]) == ("cost, SGQ", PUBLISHED))
+    assert again["n_train"] == found["n_train"]
 
 
 # --------------------------------------------------------------------------------------------------- tables

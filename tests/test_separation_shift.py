@@ -137,6 +137,18 @@ def test_a_shifted_prior_is_found_from_calibrated_answers(mix):
     assert after["accuracy"] > before["accuracy"] and after["nll"] < before["nll"]
 
 
+def test_answers_under_an_uneven_prior_are_adapted_from_it():
+    """Trained where nine in ten are of class 0, tested where one in four is."""
+    rng = np.random.default_rng(8)
+    labels = (rng.random(20_000) < 0.75).astype(int)
+    trained, mix = np.array([0.9, 0.1]), np.array([0.25, 0.75])
+    even = made.probabilities(labels, 2.0, 2, rng)
+    p, bayes = (even * share / (even * share).sum(1, keepdims=True) for share in (trained, mix))
+    adapted = re_estimated_prior(p, trained)
+    np.testing.assert_allclose(adapted.mean(0), mix, atol=0.015)
+    assert np.abs(adapted - bayes).mean() < 0.01 < 0.1 < np.abs(p - bayes).mean()
+
+
 def test_a_prior_that_holds_is_kept():
     rng = np.random.default_rng(5)
     labels = rng.integers(3, size=20_000)
