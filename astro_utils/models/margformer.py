@@ -37,8 +37,9 @@ class Attention(nn.Module):
         q = self.query(x).view(b, t, self.heads, -1).transpose(1, 2)  # (B, heads, T, d)
         kv = self.key_value(context).view(b, context.shape[1], 2, self.heads, -1)
         k, v = kv.permute(2, 0, 3, 1, 4)  # (B, heads, P, d) each
-        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
-        answer = (weights.to(v.dtype) @ v).transpose(1, 2).reshape(b, t, dim)
+        with torch.autocast(x.device.type, enabled=False):  # which would copy the weights to float32 and back
+            weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1)
+            answer = (weights @ v).transpose(1, 2).reshape(b, t, dim)
         return self.out(answer), weights
 
 
@@ -236,8 +237,8 @@ class MargFormer(nn.Module):
 
     def _patches(self, stamps: Tensor) -> Tensor:
         """Tokens of the image (B, P + widths, dim): patches row by row, then apertures."""
-        x = self.patches(stamps).flatten(2).transpose(1, 2) + self.position  # (B, P, dim)
-        x = torch.cat([x, self.apertures(stamps)], 1)
+        x = self.patches(stamps).flatten(2).transpose(1, 2)  # (B, P, dim)
+        x = torch.cat([x + self.position.to(x.dtype), self.apertures(stamps).to(x.dtype)], 1)
         for block in self.among_patches:
             x, _ = block(x)
         return self.norm(x)
