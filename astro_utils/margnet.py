@@ -21,6 +21,7 @@ from sklearn.model_selection import train_test_split
 from astro_utils import catalogs, registry
 from astro_utils.legacy import read_keras_dense, read_pickled_npy
 from astro_utils.metrics import classification_scores, summarise
+from astro_utils.priors import re_estimated_prior
 from astro_utils.results import metric_row
 
 __all__ = ["CLASSES", "Audit", "binomial_table", "leak_row", "load", "network_rows", "training_ids"]
@@ -118,18 +119,6 @@ def leak_row(audit: Audit, profile: str) -> dict[str, Any]:
     )
 
 
-def _adapted_prior(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Re-estimate the class prior on unlabelled objects (EM; Saerens et al. 2002) and apply it, (N, 2)."""
-    new = prior
-    for _ in range(1000):
-        adapted = probabilities * new / prior
-        adapted /= adapted.sum(1, keepdims=True)
-        step, new = np.abs(adapted.mean(0) - new).max(), adapted.mean(0)
-        if step < 1e-8:
-            break
-    return adapted
-
-
 def network_rows(audit: Audit, profile: str, n_bootstrap: int) -> list[dict[str, Any]]:
     """Score the released networks: as released, with the prior re-estimated, and with a moved threshold.
 
@@ -144,7 +133,7 @@ def network_rows(audit: Audit, profile: str, n_bootstrap: int) -> list[dict[str,
     def faint(index: np.ndarray) -> dict[str, float]:
         return classification_scores(star[index], audit.faint[index])
 
-    adapted = _adapted_prior(bright, np.array([0.5, 0.5]))
+    adapted = re_estimated_prior(bright, np.array([0.5, 0.5]))
 
     def prior(index: np.ndarray) -> dict[str, float]:
         return classification_scores(star[index], adapted[index])

@@ -115,12 +115,15 @@ def test_the_published_star_galaxy_test_holds_no_known_object(pool):
 
 
 def test_what_is_reserved_is_reserved(pool):
-    """Fields of Experiment 3 and of the calibration are nobody else's."""
-    used = fields(pool, np.concatenate([pool.compact, pool.faint]))
+    """Fields of Experiment 3 and of the calibration are not learned from, and not the same."""
+    both = [partition(pool, trained, "SGQ", 0) for trained in ("compact", "faint")]
+    used = fields(pool, np.concatenate([learned(parts) for parts in both]))
     tested = fields(pool, np.concatenate([*pool.clean_test.values()]))
     spare = fields(pool, pool.calibration)
     assert not used & tested and not used & spare and not tested & spare
-    assert len(tested | spare) == pytest.approx(0.3 * 90, abs=1) and len(spare) == pytest.approx(13, abs=1)
+    assert not spare & fields(pool, np.concatenate([*(rows for p in both for rows in p.tests.values())]))
+    assert not tested & set(pool.test_fields) and len(tested | spare) == pytest.approx(27, abs=1)
+    assert len(spare) == pytest.approx(13, abs=1)
     shares = pd.Series(names(pool, pool.calibration)).value_counts(normalize=True)
     assert len(pool.calibration) > 1000 and (shares > 0.25).all()
 
@@ -131,13 +134,15 @@ def test_neither_set_is_learned_from_where_the_other_is_tested(pool):
         assert not fields(pool, learned(parts[one])) & fields(pool, parts[other].tests[experiment])
 
 
-def test_limits_are_of_what_is_learned_from_and_leave_the_tests_alone(sample, pool):
+def test_limits_are_of_what_is_learned_from_and_leave_experiment_3_alone(sample, pool):
     small = simulated_pool(sample, n_compact=600, n_faint=301)
     for trained, most in (("compact", 600), ("faint", 300)):
         parts, whole = (partition(one, trained, "SGQ", 0) for one in (small, pool))
         assert len(learned(parts)) == most < len(learned(whole))
         assert pd.Series(names(small, learned(parts))).value_counts().tolist() == 3 * [most // 3]
-        for experiment in set(parts.tests) - {LEAKY}:
+        own = "1" if trained == "compact" else "2"
+        assert len(small.more_tests[trained]) == min(2 * most, len(pool.more_tests[trained])) > 300
+        for experiment in set(parts.tests) - {LEAKY, own}:
             np.testing.assert_array_equal(parts.tests[experiment], whole.tests[experiment])
 
 
@@ -180,8 +185,9 @@ def test_nobody_is_learned_from_and_tested(pool, trained, task, split, seed):
     for rows in (parts.train, parts.validation, *parts.tests.values()):
         assert set(names(pool, rows)) == set(TASKS[task]) and (np.diff(rows) > 0).all()
     whole = pool.compact if trained == "compact" else pool.faint
-    own = np.concatenate([learned(parts), parts.tests[clean[0]]])
-    np.testing.assert_array_equal(np.sort(own), whole[np.isin(names(pool, whole), TASKS[task])])
+    own = np.sort(np.concatenate([learned(parts), parts.tests[clean[0]]]))
+    whole = np.sort(np.concatenate([whole, pool.more_tests[trained]]))
+    np.testing.assert_array_equal(own, whole[np.isin(names(pool, whole), TASKS[task])])
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -191,7 +197,8 @@ def test_tests_are_the_same_for_every_seed_and_validation_sets_are_not(pool, spl
     assert len(np.intersect1d(first.validation, other.validation)) < 0.6 * len(first.validation)
     for name in EXPERIMENTS.keys() - {"2"}:
         np.testing.assert_array_equal(first.tests[name], other.tests[name])
-    shares = [len(rows) / len(pool.compact) for rows in (first.tests["1"], first.validation)]
+    own = np.setdiff1d(first.tests["1"], pool.more_tests["compact"])
+    shares = [len(rows) / len(pool.compact) for rows in (own, first.validation)]
     np.testing.assert_allclose(shares, FRACTIONS["compact"], atol=0.03)
 
 
@@ -200,7 +207,8 @@ def broken(pool, task="SGQ", experiment="1", column="object_id"):
     parts = partition(pool, "compact", task, 0)
     table = pool.table.copy()
     at = table.columns.get_loc(column)
-    table.iloc[parts.tests[experiment][5], at] = table.iloc[parts.train[7], at]
+    alone = np.setdiff1d(parts.tests[experiment], parts.tests["1" if experiment == "3" else "3"])
+    table.iloc[alone[5], at] = table.iloc[parts.train[7], at]
     return replace(pool, table=table)
 
 
@@ -247,8 +255,9 @@ def test_a_split_of_the_published_lists_has_the_published_sizes(trained, task, p
     table = pd.DataFrame({"object_id": np.arange(n + 4), "field": np.arange(n + 4)})
     table["class"] = np.append(label, ["GALAXY", "STAR", "GALAXY", "STAR"])
     tests = dict.fromkeys(TASKS, tested)
+    none = {"compact": tested[:0], "faint": tested[:0]}
     whole = Pool(
-        table, np.empty((n + 4, 0)), "real", np.arange(n), np.arange(n), tests, tests, tested, tested
+        table, np.empty((n + 4, 0)), "real", np.arange(n), np.arange(n), tests, tests, tested, none, tested
     )
     parts = partition(whole, trained, task, 0, "object")
     test = parts.tests["1" if trained == "compact" else "2"]

@@ -10,6 +10,7 @@ from scipy import stats
 from astro_utils.catalogs import MARGNET_FEATURES
 from astro_utils.metrics import classification_scores
 from astro_utils.photometry import SDSS_BANDS
+from astro_utils.priors import re_estimated_prior
 from astro_utils.results import read_metrics, write_metrics
 from astro_utils.samples import validate
 from astro_utils.separation import scores, tasks
@@ -20,7 +21,6 @@ from astro_utils.separation.shift import (
     MagnitudePrior,
     degraded_objects,
     known_mix,
-    re_estimated_prior,
     read_degraded,
     write_degraded,
 )

@@ -149,13 +149,13 @@ def test_answers_over_all_views_do_not_know_which_way_a_stamp_was_turned(sets):
 
 
 def planned(**changes):
-    arguments = {"both_tasks": f"{BOOSTING}; {OURS}", "three_classes": "", "few_seeds": "", "n_seeds": 2}
+    arguments = {"both_tasks": f"{BOOSTING} | {OURS}", "three_classes": "", "few_seeds": "", "n_seeds": 2}
     arguments |= {"n_few": 1, "split": "field", "budget": BUDGET}
     return plan(**arguments | changes)
 
 
 def test_a_plan_holds_every_combination_once():
-    found = planned(three_classes=f" {PUBLISHED} ;")
+    found = planned(three_classes=f" {PUBLISHED} |")
     keys = [(t.method, t.trained, t.task, t.seed) for t in found]
     both = {
         (m, s, t, i) for m in (BOOSTING, OURS) for s in ("compact", "faint") for t in TASKS for i in (0, 1)
@@ -168,7 +168,7 @@ def test_a_plan_holds_every_combination_once():
 
 
 def test_few_seeds_are_few():
-    found = planned(both_tasks=f"{BOOSTING}; {OURS}", few_seeds=OURS, n_seeds=3, n_few=2)
+    found = planned(both_tasks=f"{BOOSTING} | {OURS}", few_seeds=OURS, n_seeds=3, n_few=2)
     seeds = {m: {t.seed for t in found if t.method == m} for m in (BOOSTING, OURS)}
     assert seeds == {BOOSTING: {0, 1, 2}, OURS: {0, 1}}
 
@@ -190,7 +190,7 @@ def test_degraded_objects_are_added_to_the_compact_set_alone():
 @pytest.mark.parametrize("which", ["both_tasks", "three_classes", "few_seeds"])
 def test_a_plan_of_another_method_is_refused(which):
     with pytest.raises(ValueError, match="no method 'MargNet CNN'; expected some of gradient boosting, 24 f"):
-        planned(**{which: f"{BOOSTING}; {CONVOLUTIONAL}"})
+        planned(**{which: f"{BOOSTING} | {CONVOLUTIONAL}"})
 
 
 # ------------------------------------------------------------------------------------------------------ runs
@@ -326,7 +326,7 @@ def margnet(tmp_path_factory):
 def test_margnets_arrays_are_learned_from_and_answered_for(margnet, tmp_path):
     pool = read_pool("margnet", margnet)
     wanted = plan(
-        both_tasks=f"{BOOSTING}; {OURS}",
+        both_tasks=f"{BOOSTING} | {OURS}",
         three_classes="",
         few_seeds="",
         n_seeds=1,
@@ -370,7 +370,7 @@ def test_the_notebooks_run_on_margnets_arrays(margnet, tmp_path):
     results = tmp_path / "results"
     common = {"results_dir": results, "source": "margnet", "folder": margnet, "split": "object"}
     papermill("1_sets", tmp_path, common | {"n_degraded": 3})
-    methods = {"both_tasks": f"{BOOSTING}; {OURS}", "three_classes": ROBUST}
+    methods = {"both_tasks": f"{BOOSTING} | {OURS}", "three_classes": ROBUST}
     papermill("2_train", tmp_path, common | methods | {"views": 1, "n_bootstrap": 5, "workers": 1})
     metrics = read_metrics(results / "metrics.json")
     assert (metrics["sky"] == "real").all()

@@ -227,7 +227,14 @@ class MargFormer(nn.Module):
         torch.Tensor, torch.Tensor
             On patches (B, tokens, size / 4, size / 4) and on apertures (B, tokens, widths), which together
             sum to one.
+
+        Raises
+        ------
+        ValueError
+            When the network asks nothing: it reads photometry alone, or joins without attention.
         """
+        if self.reads not in ("fusion", "images"):
+            raise ValueError(f"a network that reads {self.reads} asks no questions of the image")
         patches = self._patches(stamps)
         known = self.photometry(features) if self.reads == "fusion" else None
         weights = self._ask(known, patches)[1].mean(1)  # (B, tokens, P + widths)

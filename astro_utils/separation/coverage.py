@@ -20,11 +20,19 @@ from astro_utils.separation.scores import Cell, experiment_name
 from astro_utils.separation.sets import TASKS
 from astro_utils.separation.tasks import CALIBRATION, DEGRADED
 
-__all__ = ["FAINT_EDGES", "LEVELS", "METHODS", "conformal_sets", "coverage_rows", "magnitude_edges"]
+__all__ = [
+    "LEVELS",
+    "METHODS",
+    "N_BINS",
+    "conformal_sets",
+    "coverage_rows",
+    "equal_edges",
+    "magnitude_edges",
+]
 
 LEVELS = (0.68, 0.90, 0.95, 0.99)
-#: Edges in model r of the bins in which coverage is judged.
-FAINT_EDGES = np.arange(20.0, 23.01, 0.5)
+#: Bins in model r in which coverage is judged, as many objects in each, so that each can decide.
+N_BINS = 6
 
 BY_CLASS = "by class, as published"
 WEIGHTED = "by class, weighted by magnitude"
@@ -60,6 +68,16 @@ def magnitude_edges(r: np.ndarray, labels: np.ndarray, smallest: int) -> np.ndar
             edges.append(high)
             low = high
     return np.array([*edges, np.inf])
+
+
+def equal_edges(r: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
+    """Edges (n_bins + 1,), to a hundredth of a magnitude, of bins that hold as many of r (N,) each.
+
+    Fewer where objects are so few that two edges fall together.
+    """
+    edges = np.round(np.quantile(r, np.linspace(0, 1, n_bins + 1)), 2)
+    edges[0], edges[-1] = np.floor(100 * r.min()) / 100, np.ceil(100 * r.max()) / 100
+    return np.unique(edges)
 
 
 def _density_ratio(
@@ -163,7 +181,7 @@ def coverage_rows(
     rows, tables = [], []
     seeds = sorted(answers.loc[answers["method"] == model, "seed"].unique())
     for cell in (c for c in cells if c.experiment in ("1", "3")):
-        edges = FAINT_EDGES if cell.experiment == "3" else np.arange(17.0, 23.01, 1.0)
+        edges = equal_edges(cell.r)
         for method in METHODS:
             found: dict[float, list[Mapping[str, float]]] = {level: [] for level in LEVELS}
             for seed, p in zip(seeds, cell.answers[model], strict=True):

@@ -75,10 +75,12 @@ def partition(pool: Pool, trained: str, task: str, seed: int, split: str = "fiel
     Raises
     ------
     ValueError
-        When `split` is neither, or an object would be on two sides.
+        When `trained` or `split` is neither, or an object would be on two sides.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+    if trained not in FRACTIONS:
+        raise ValueError(f"trained is {trained!r}; expected one of {', '.join(FRACTIONS)}")
     rows = {"compact": pool.compact, "faint": pool.faint}[trained]
     names = pool.table["class"].to_numpy()
     rows = rows[np.isin(names[rows], TASKS[task])]
@@ -93,6 +95,8 @@ def partition(pool: Pool, trained: str, task: str, seed: int, split: str = "fiel
     else:
         rest, test = train_test_split(rows, test_size=for_test, random_state=42)
         train, validation = train_test_split(rest, test_size=within, random_state=42 + seed)
+    more = pool.more_tests[trained]
+    test = np.concatenate([test, more[np.isin(names[more], TASKS[task])]])
     tests = {"1" if trained == "compact" else "2": test}
     if trained == "compact":
         tests["3"] = _clean(pool, task, rest, split)

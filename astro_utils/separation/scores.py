@@ -13,7 +13,7 @@ import pandas as pd
 from astro_utils.class_bootstrap import paired_difference, resample_weights, summarise_classes
 from astro_utils.conformal import coverage_by
 from astro_utils.results import metric_row
-from astro_utils.separation.methods import OURS, ROBUST, TRIVIAL
+from astro_utils.separation.methods import OURS, PUBLISHED, ROBUST, TRIVIAL
 from astro_utils.separation.protocol import EXPERIMENTS, trained_on
 from astro_utils.separation.sets import TASKS, Pool
 
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 #: Edges in model r at which accuracy and coverage are shown.
-R_EDGES = np.arange(16.0, 23.01, 0.5)
+R_EDGES = np.arange(16.0, 24.01, 0.5)
 
 
 def experiment_name(experiment: str, task: str) -> str:
@@ -55,14 +55,14 @@ def read_answers(paths: Sequence[Path]) -> pd.DataFrame:
 
 
 def compact_answers(answers: pd.DataFrame) -> pd.DataFrame:
-    """Answers small enough to be kept with the repository: test sets, seeds averaged, half precision.
+    """Answers small enough to be kept with the repository: of ours and of the published architecture.
 
-    Enough for figures that need objects, not for intervals over seeds, which are in ``metrics.json``.
+    Test sets, seeds averaged, half precision: enough for figures that need objects, not for intervals over
+    seeds, which are in ``metrics.json``.
     """
-    tests = answers[answers["set"].isin([*EXPERIMENTS, "degraded validation"])]
+    tests = answers[answers["set"].isin(list(EXPERIMENTS)) & answers["method"].isin([OURS, PUBLISHED])]
     keys = ["trained", "task", "set", "method", "row", "label", "r"]
     columns = [name for name in answers if name.startswith("p_")]
-    tests = tests[(tests["row"] >= 0)]
     mean = tests.groupby(keys, sort=False, observed=True)[columns].mean().reset_index()
     half = mean.astype(dict.fromkeys([*columns, "r"], "float16"))
     return half.astype(dict.fromkeys(["trained", "task", "set", "method"], "category"))
@@ -79,6 +79,8 @@ class Cell:
         (N,) rows of the pool.
     labels, r, groups : numpy.ndarray
         (N,) classes, model r magnitudes, fields.
+    shares : numpy.ndarray
+        (K,) of the classes in the set that was learned from: what the trivial method answers.
     answers : dict
         Method to a list of (N, K) probabilities, one for each seed.
     n_train : dict
@@ -91,6 +93,7 @@ class Cell:
     labels: np.ndarray
     r: np.ndarray
     groups: np.ndarray
+    shares: np.ndarray
     answers: dict[str, list[np.ndarray]]
     n_train: dict[str, int]
 
@@ -143,17 +146,23 @@ def cells(answers: pd.DataFrame, pool: Pool) -> Iterator[Cell]:
                 reference["label"].to_numpy().astype(int),
                 reference["r"].to_numpy(float),
                 pool.table["field"].to_numpy()[rows],
+                _shares(pool, trained_on(experiment), task),
                 by_method,
                 n_train,
             )
+
+
+def _shares(pool: Pool, trained: str, task: str) -> np.ndarray:
+    rows = {"compact": pool.compact, "faint": pool.faint}[trained]
+    counts = pool.table["class"].iloc[rows].value_counts().reindex(list(TASKS[task]), fill_value=0)
+    return (counts / counts.sum()).to_numpy()
 
 
 def score_rows(cell: Cell, sky: str, profile: str, n_bootstrap: int) -> list[dict[str, Any]]:
     """Score every method in one cell, the trivial one first; intervals by resampling fields."""
     k = len(TASKS[cell.task])
     weights = resample_weights(cell.groups, n_bootstrap)
-    shares = np.bincount(cell.labels, minlength=k) / len(cell.labels)
-    methods = {TRIVIAL: [np.tile(shares, (len(cell.labels), 1))], **cell.answers}
+    methods = {TRIVIAL: [np.tile(cell.shares, (len(cell.labels), 1))], **cell.answers}
     rows = []
     for method, per_seed in methods.items():
         metrics = name_recalls(summarise_classes(cell.labels, per_seed, weights), cell.task)

@@ -55,6 +55,9 @@ class Pool:
     test_fields : numpy.ndarray
         Fields whose objects are tested in Experiments 1 and 2, where whole fields go to one side; drawn once
         for both sets, so that neither is trained on the other's test.
+    more_tests : mapping
+        ``compact`` and ``faint`` to more rows for the tests of Experiments 1 and 2, drawn like the set from
+        fields of which nothing is learned; empty where a pool has none.
     calibration : numpy.ndarray
         Rows that are meant for the calibration of conformal sets alone, drawn like the compact set but for
         the shares of the classes; empty where a pool has none to spare.
@@ -68,6 +71,7 @@ class Pool:
     published_test: Mapping[str, np.ndarray]
     clean_test: Mapping[str, np.ndarray]
     test_fields: np.ndarray
+    more_tests: Mapping[str, np.ndarray]
     calibration: np.ndarray
 
     def labels(self, rows: np.ndarray, task: str) -> np.ndarray:
@@ -85,20 +89,20 @@ def simulated_pool(
     """Draw the three sets from a simulated sample of compact sources, as the published ones were drawn.
 
     The compact set has as many galaxies as quasars and stars; the faint set likewise, of compact sources
-    whose mean magnitude is above 20. Both leave out the fields of the reserve. The test of Experiment 3,
-    matched in bins of 0.1 mag above r = 20, is drawn from the reserve; as published, 69 % of the galaxies and
-    6 % of the others in its form with quasars are objects that are learned from (the shares of the published
-    lists).
+    whose mean magnitude is above 20. Nothing is learned from the fields of the reserve. The test of
+    Experiment 3, matched in bins of 0.1 mag above r = 20, is drawn from one half of them; as published, 69 %
+    of the galaxies and 6 % of the others in its form with quasars are objects that are learned from (the
+    shares of the published lists). The same half has more objects for the tests of Experiments 1 and 2.
 
     Parameters
     ----------
     path : path
         Sample made by :mod:`astro_utils.sky.compact`.
     reserve : float
-        Share of the fields that is kept apart: one half for Experiment 3, the other for calibration.
+        Share of the fields that is kept apart: one half for tests, the other for calibration.
     n_compact, n_faint : int
-        Objects to learn from (training and validation) in the compact and in the faint set at most (0: as
-        many as the rarest class allows). Test sets are as large as they can be.
+        Objects to learn from (training and validation) in the compact and in the faint set at most, and half
+        of those in `more_tests` at most (0: as many as the rarest class allows).
     seed : int
         Of the draws.
 
@@ -118,27 +122,38 @@ def simulated_pool(
     fields = table["field"].to_numpy()
     kept_apart = np.flatnonzero(hold_out(fields, reserve, seed))
     candidates = np.setdiff1d(np.arange(len(table)), kept_apart)
-    test_fields = _test_fields(fields[candidates])
-    is_faint = faint(table).to_numpy()
-    sets = []
-    for rows, most in ((candidates, n_compact), (candidates[is_faint[candidates]], n_faint)):
-        tested = np.isin(fields[rows], test_fields)
-        learned = _balanced(table, rows[~tested], rng, most // len(_CLASSES))
-        sets.append(np.sort(np.concatenate([learned, _balanced(table, rows[tested], rng, 0)])))
-    compact_rows, faint_rows = sets
     for_calibration = hold_out(fields[kept_apart], 0.5, seed)
     calibration, reserved = kept_apart[for_calibration], kept_apart[~for_calibration]
+    test_fields = _test_fields(fields[candidates])
+    is_faint = faint(table).to_numpy()
+    sets, more_tests = {}, {}
+    every = np.full(len(table), True)
+    for name, most, wanted in (("compact", n_compact, every), ("faint", n_faint, is_faint)):
+        rows = candidates[wanted[candidates]]
+        tested = np.isin(fields[rows], test_fields)
+        learned = _balanced(table, rows[~tested], rng, most // len(_CLASSES))
+        sets[name] = np.sort(np.concatenate([learned, _balanced(table, rows[tested], rng, 0)]))
+        more_tests[name] = _balanced(table, reserved[wanted[reserved]], rng, 2 * most // len(_CLASSES))
     reserved = reserved[(table["model_r"] > 20).to_numpy()[reserved]]
     clean, published = {}, {}
     for task, classes in TASKS.items():
         of_task = reserved[np.isin(table["class"].to_numpy()[reserved], classes)]
         clean[task] = of_task[matched_in_r(table.iloc[of_task], classes, rng)]
         published[task] = clean[task]
-    learned = compact_rows[~np.isin(fields[compact_rows], test_fields)]
+    learned = sets["compact"][~np.isin(fields[sets["compact"]], test_fields)]
     # The published star-galaxy lists have no object in common; those with quasars have.
     published["SGQ"] = _with_leak(table, clean["SGQ"], learned, rng)
     return Pool(
-        table, images, "simulated", compact_rows, faint_rows, published, clean, test_fields, calibration
+        table,
+        images,
+        "simulated",
+        sets["compact"],
+        sets["faint"],
+        published,
+        clean,
+        test_fields,
+        more_tests,
+        calibration,
     )
 
 
@@ -224,9 +239,11 @@ def margnet_pool(folder: str | Path, unit: str = "nanomaggy") -> Pool:
     published = {"SG": rows["sg_exp3"], "SGQ": rows["sgq_exp3"]}
     used = np.union1d(rows["exp1"], rows["exp2"])
     tested = _test_fields(table["field"].to_numpy()[used])
+    none = np.array([], dtype=int)
+    more_tests = {"compact": none, "faint": none}
     # The lists hold nothing else to test on: the clean test is what a partition leaves of them.
     return Pool(
-        table, images, sky, rows["exp1"], rows["exp2"], published, published, tested, np.array([], dtype=int)
+        table, images, sky, rows["exp1"], rows["exp2"], published, published, tested, more_tests, none
     )
 
 

@@ -26,7 +26,6 @@ __all__ = [
     "MagnitudePrior",
     "degraded_objects",
     "known_mix",
-    "re_estimated_prior",
     "read_degraded",
     "write_degraded",
 ]
@@ -80,33 +79,6 @@ class MagnitudePrior:
         """
         weighted = probabilities / self(r)
         return weighted / weighted.sum(1, keepdims=True)
-
-
-def re_estimated_prior(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Re-estimate the class prior on unlabelled test objects and apply it: transductive.
-
-    Expectation maximisation of Saerens et al. (2002, Neural Computation 14, 21).
-
-    Parameters
-    ----------
-    probabilities : numpy.ndarray
-        (N, K) under `prior`.
-    prior : numpy.ndarray
-        (K,) of the training set.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N, K).
-    """
-    new = prior
-    for _ in range(1000):
-        adapted = probabilities * new / prior
-        adapted /= adapted.sum(1, keepdims=True)
-        step, new = np.abs(adapted.mean(0) - new).max(), adapted.mean(0)
-        if step < 1e-8:
-            break
-    return adapted
 
 
 def known_mix(probabilities: np.ndarray, mix: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from astro_utils.class_bootstrap import resample_weights, summarise_classes
+from astro_utils.priors import re_estimated_prior
 from astro_utils.results import format_scores, metric_row
 from astro_utils.separation.methods import (
     BOOSTING,
@@ -29,7 +30,7 @@ from astro_utils.separation.scores import (
     seeds_averaged,
 )
 from astro_utils.separation.sets import TASKS, Pool
-from astro_utils.separation.shift import MagnitudePrior, known_mix, re_estimated_prior
+from astro_utils.separation.shift import MagnitudePrior, known_mix
 from astro_utils.separation.tasks import children
 
 __all__ = ["accuracy_figure", "best_inductive", "leak_table", "shift_rows", "shift_table"]
@@ -147,6 +148,7 @@ def accuracy_figure(cell: Cell, pool: Pool, degraded: Objects, split: str) -> Fi
         cell.labels,
         cell.r,
         cell.groups,
+        cell.shares,
         shown,
         dict.fromkeys(shown, 0),
     )

@@ -31,11 +31,13 @@ from astro_utils.separation.methods import (
 from astro_utils.separation.protocol import partition
 from astro_utils.separation.sets import TASKS, Pool
 
-__all__ = ["CALIBRATION", "DEGRADED", "Task", "children", "plan", "run_tasks"]
+__all__ = ["CALIBRATED", "CALIBRATION", "DEGRADED", "Task", "children", "plan", "run_tasks"]
 
 #: Sets that the models of the compact set answer for beside the tests of their experiments: objects kept for
 #: calibration (the validation set, where there are none), and degraded forms of the validation set.
 CALIBRATION, DEGRADED = "calibration", "degraded validation"
+#: Whose answers are turned into conformal sets, and are asked for these.
+CALIBRATED = (OURS, PUBLISHED)
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ def plan(
     Parameters
     ----------
     both_tasks, three_classes, few_seeds : str
-        Methods, separated by semicolons: those of both tasks, those of the task with quasars alone, and which
-        of either are run for the first `n_few` seeds only.
+        Methods, separated by vertical bars: those of both tasks, those of the task with quasars alone, and
+        which of either are run for the first `n_few` seeds only.
     n_seeds, n_few : int
     split, budget
         See :class:`Task`.
@@ -114,10 +116,10 @@ def plan(
 
 
 def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(";") if name.strip()]
+    names = [name.strip() for name in text.split("|") if name.strip()]
     unknown = [name for name in names if name not in METHODS]
     if unknown:
-        raise ValueError(f"no method {unknown[0]!r}; expected some of {'; '.join(METHODS)}")
+        raise ValueError(f"no method {unknown[0]!r}; expected some of {' | '.join(METHODS)}")
     return names
 
 
@@ -162,11 +164,11 @@ def _run(task: Task, pool: Pool, degraded: Objects | None) -> tuple[pd.DataFrame
             )
         train, validation = _joined(train, added), _joined(validation, held)
     rows = dict(parts.tests)
-    if task.trained == "compact":
+    if task.trained == "compact" and task.method in CALIBRATED:
         spare = pool.calibration[pool.table["class"].isin(TASKS[task.task]).to_numpy()[pool.calibration]]
         rows[CALIBRATION] = spare if len(spare) else parts.validation
     asked = {name: _objects(pool, index, task.task) for name, index in rows.items()}
-    if held is not None:
+    if held is not None and task.method in CALIBRATED:
         asked[DEGRADED] = held
         rows[DEGRADED] = np.full(len(held.labels), -1)  # no rows of the pool
     classes = TASKS[task.task]
@@ -224,6 +226,7 @@ def _data_digest(pool: Pool, degraded: Objects | None) -> str:
         pool.faint,
         *pool.published_test.values(),
         *pool.clean_test.values(),
+        *pool.more_tests.values(),
         pool.calibration,
     ):
         digest.update(np.asarray(rows).tobytes())
@@ -255,7 +258,8 @@ def run_tasks(
     needed = [package / f"{name}.py" for name in ("training", "augment", "splits")]
     # What decides an answer; scores and figures do not.
     needed += [here / f"{name}.py" for name in ("inputs", "methods", "protocol", "tasks")]
-    needed += sorted((package / "models").glob("*.py"))
+    models = ("boosted_classes", "fast_dropout", "margformer", "margformer_published", "margnet")
+    needed += [package / "models" / f"{name}.py" for name in models]
     code = "".join(path.read_text(encoding="utf-8") for path in needed)
     data = _data_digest(pool, degraded)
     folder.mkdir(parents=True, exist_ok=True)
