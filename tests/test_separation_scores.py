@@ -210,7 +210,7 @@ def test_accuracy_by_magnitude_adds_up_to_the_whole(cells):
     assert filled["n"].sum() == len(right) > 0.9 * len(cell.labels)
     assert (filled["n"] * filled["accuracy"]).sum() == pytest.approx(right.sum())
     assert (
-        (filled["accuracy_lo"] <= filled["accuracy"]) & (filled["accuracy"] <= filled["accuracy_hi"])
+        (filled["accuracy_lo"] <= filled["accuracy"]) & (filled["accuracy"] <= filled["accuracy_hi"] + 1e-12)
     ).all()
     row = filled.iloc[2]
     inside = (cell.r >= row["lo"]) & (cell.r < row["hi"])
