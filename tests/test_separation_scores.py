@@ -12,7 +12,7 @@ from astro_utils.models.margformer import MargFormer
 from astro_utils.results import anchors, read_metrics, write_metrics
 from astro_utils.separation import scores, tables
 from astro_utils.separation.inputs import FEATURES, Inputs
-from astro_utils.separation.methods import BOOSTING, ENSEMBLE, OURS, PUBLISHED, ROBUST, TRIVIAL
+from astro_utils.separation.methods import BOOSTING, ENSEMBLE, OURS, PHOTOMETRY, PUBLISHED, ROBUST, TRIVIAL
 from astro_utils.separation.protocol import LEAKY, partition
 from astro_utils.separation.sets import TASKS, simulated_pool
 from astro_utils.training import seeded
@@ -302,3 +302,29 @@ def test_attention_is_shown_of_a_bright_and_a_faint_object_of_each_class(tmp_pat
     r = [float(title.split("= ")[1]) for title in titles]
     assert all(r[i] < r[i + 1] for i in (0, 2, 4))
     assert (maps >= 0).all() and (maps.sum((2, 3)) <= 1 + 1e-5).all()
+
+
+def test_the_gain_by_the_image_is_bold_where_it_leaves_zero_out():
+    cells_ = [(e, t) for e in "123" for t in TASKS]
+    rows = [
+        {
+            "experiment": f"{scores.experiment_name(e, t)}: difference",
+            "model": f"{OURS} − {other}",
+            "n_test": 1000 + i,
+            "accuracy_gain": 0.01 * i,
+            "accuracy_gain_lo": 0.01 * (i - 2),
+            "accuracy_gain_hi": 0.01 * (i + 2),
+            **{f"{name}_gain{end}": -0.5 for name in ("auc", "nll") for end in ("", "_lo", "_hi")},
+        }
+        for i, (e, t) in enumerate(cells_)
+        for other in (PUBLISHED, PHOTOMETRY)
+    ]
+    metrics = pd.DataFrame(rows)
+    assert tables.image_gain(metrics, "3", "SGQ")["n_test"] == 1005
+    shown = tables.image_gain_table(metrics)
+    assert shown.index.tolist() == [scores.experiment_name(*cell) for cell in cells_]
+    assert shown["accuracy [points]"].tolist()[1:4:2] == [
+        "+1.00 [-1.00, +3.00]",
+        "<b>+3.00 [+1.00, +5.00]</b>",
+    ]
+    assert shown["NLL (less is better)"].str.startswith("<b>-0.5000").all()

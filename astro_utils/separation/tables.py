@@ -18,6 +18,8 @@ from astro_utils.separation.methods import (
     DENSE,
     ENSEMBLE,
     METHODS,
+    OURS,
+    PHOTOMETRY,
     PUBLISHED,
     PUBLISHED_64,
     TRIVIAL,
@@ -32,6 +34,8 @@ __all__ = [
     "confusion_matrices",
     "cost_table",
     "difference_table",
+    "image_gain",
+    "image_gain_table",
     "load_ours",
     "sizes",
 ]
@@ -115,6 +119,31 @@ def confusion_matrices(cells: Iterable[Cell], task: str, method: str) -> dict[st
         for cell in cells
         if cell.task == task and cell.experiment in ("1", "2", "3")
     }
+
+
+def image_gain(metrics: pd.DataFrame, experiment: str, task: str) -> pd.Series:
+    """Scores of fusion less those of photometry alone in one cell, with paired intervals."""
+    part = metrics[metrics["experiment"] == f"{experiment_name(experiment, task)}: difference"]
+    return part[part["model"] == f"{OURS} − {PHOTOMETRY}"].iloc[0]
+
+
+def image_gain_table(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Gain in accuracy, AUC and NLL by the image in the six cells; bold beyond zero."""
+    columns = {
+        "accuracy [points]": ("accuracy_gain", 100, 2),
+        "AUC": ("auc_gain", 1, 4),
+        "NLL (less is better)": ("nll_gain", 1, 4),
+    }
+    lines = {}
+    for experiment, task in _CELLS:
+        row = image_gain(metrics, experiment, task)
+        cells = {"test objects": f"{row['n_test']:,d}"}
+        for column, (name, scale, digits) in columns.items():
+            value, low, high = (scale * row[key] for key in (name, f"{name}_lo", f"{name}_hi"))
+            text = f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+            cells[column] = f"<b>{text}</b>" if low > 0 or high < 0 else text
+        lines[f"Experiment {experiment}, {task}"] = cells
+    return pd.DataFrame(lines).T
 
 
 def ablation_table(metrics: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
