@@ -52,7 +52,7 @@ def test_a_table_of_the_sky_makes_the_sky_anew(built):
         path.write_bytes(original + b"\n")
         margformer = {f"margformer_{step}" for step in ("sets", "train", "results", "shift", "conformal")}
         sky = {"sky_samples", "sky_fidelity"}
-        assert planned(built) == margformer | sky | {"pages", "book", "all"}
+        assert planned(built) == margformer | sky | {"photoz_images", "pages", "book", "all"}
     finally:
         path.write_bytes(original)
 

@@ -4,6 +4,7 @@ NOTEBOOKS = [
     rules.photoz_train.output.notebook,
     rules.photoz_results.output.notebook,
     rules.photoz_predict.output.notebook,
+    rules.photoz_images.output.notebook,
     rules.margformer_sets.output.notebook,
     rules.margformer_train.output.notebook,
     rules.margformer_results.output.notebook,

@@ -1,4 +1,4 @@
-# Photometric redshifts: the sample, the estimators, the results page, a reader's own catalogue.
+# Photometric redshifts: the sample, the estimators, the results page, a reader's own catalogue, images.
 PHOTOZ = f"{RESULTS}/photoz"
 
 
@@ -64,5 +64,22 @@ rule photoz_predict:
     params:
         parameters=parameters("photoz/4_predict"),
         partial=partial("photoz/4_predict"),
+    shell:
+        EXECUTE
+
+
+rule photoz_images:
+    input:
+        notebook="notebooks/photoz/5_images.ipynb",
+        modules=modules("notebooks/photoz/5_images.ipynb"),
+        tables=sorted(str(p) for p in Path("data/sky").glob("*.ecsv")),
+        published=sorted(str(p) for p in Path("data/published/photoz").glob("images.*")),
+    output:
+        notebook="book/photoz/5_images.ipynb",
+        metrics=f"{PHOTOZ}/images.json",
+    params:
+        parameters=parameters("photoz/5_images"),
+        partial=partial("photoz/5_images"),
+    threads: workflow.cores
     shell:
         EXECUTE
