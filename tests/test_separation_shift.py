@@ -28,6 +28,7 @@ from astro_utils.separation.shift import (
 )
 from astro_utils.separation.shift_rows import (
     AS_TRAINED,
+    COMMITTEE,
     CORRECTIONS,
     EM,
     EVEN,
@@ -331,7 +332,7 @@ def metrics(cells, pool, degraded, tmp_path_factory):
 
 
 def test_every_correction_is_inductive_or_transductive(metrics):
-    methods = [BOOSTING, OURS, scores.seeds_averaged(OURS), ROBUST, scores.seeds_averaged(ROBUST)]
+    methods = [BOOSTING, OURS, COMMITTEE, scores.seeds_averaged(OURS), ROBUST, scores.seeds_averaged(ROBUST)]
     for task in TASKS:
         for kind in ("inductive", "transductive"):
             part = metrics[metrics["experiment"] == f"Experiment 3, {task}: {kind}"]
@@ -348,6 +349,16 @@ def test_as_trained_is_what_the_main_table_has(metrics, cells):
             row = part.loc[f"{method}, {AS_TRAINED}"]
             for score in ("accuracy", "accuracy_lo", "nll", "ece", "recall_STAR"):
                 assert row[score] == pytest.approx(main[method][score]), (method, score)
+
+
+def test_the_committee_is_the_mean_of_ours_and_boosting_after_the_correction(metrics, cells):
+    cell = cells["Experiment 3, SGQ"]
+    both = [np.mean(cell.answers[method], axis=0) for method in (OURS, BOOSTING)]
+    expected = classification_scores(cell.labels, (both[0] + both[1]) / 2)
+    part = metrics[metrics["experiment"] == "Experiment 3, SGQ: inductive"].set_index("model")
+    for name in ("accuracy", "nll"):
+        assert part.loc[f"{COMMITTEE}, {AS_TRAINED}", name] == pytest.approx(expected[name])
+    assert part.loc[f"{COMMITTEE}, {EVEN}", "nll"] != part.loc[f"{COMMITTEE}, {AS_TRAINED}", "nll"]
 
 
 def test_priors_are_those_of_each_seeds_training_set(pool, degraded, cells):
