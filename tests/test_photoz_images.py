@@ -11,7 +11,17 @@ from astro_utils import photoz
 from astro_utils import photoz_images as methods
 from astro_utils.photometry import SDSS_BANDS
 from astro_utils.photoz_features import SETS, ZERO_POINT_ERRORS, features, with_zero_points
-from astro_utils.photoz_images import BOTH, CEILING, IMAGES, MEASURED, PHOTOMETRY, Budget, Task, run_tasks
+from astro_utils.photoz_images import (
+    BOTH,
+    CEILING,
+    IMAGES,
+    MEASURED,
+    PHOTOMETRY,
+    PHOTOMETRY_ENCODER,
+    Budget,
+    Task,
+    run_tasks,
+)
 from astro_utils.photoz_light import MAIN, SCALES, adaptive_shapes, elliptical_light, light_features
 from astro_utils.photoz_scores import ENSEMBLE, TRIVIAL, gain_rows, predictions
 from astro_utils.photoz_sky import R_LIMIT, Galaxies, MainSky, light_names, main_sample, read_galaxies
@@ -324,6 +334,26 @@ def test_images_alone_read_no_catalogue_fluxes(galaxies, answers, tmp_path):
     other = Galaxies(spoilt, galaxies.sample, galaxies.images)
     cdf = run([task(IMAGES)], other, tmp_path)[task(IMAGES)]
     np.testing.assert_array_equal(cdf, answers[task(IMAGES)])
+
+
+@pytest.mark.parametrize("method", [PHOTOMETRY, BOTH])
+def test_redshifts_of_the_test_set_are_not_learnt_from(galaxies, answers, tmp_path, method):
+    _, test, _ = photoz.split(galaxies.sample, 0, 0, 2)
+    z = galaxies.sample["z"].to_numpy().copy()
+    z[test] = 0.4
+    other = Galaxies(galaxies.table.assign(z=z), galaxies.sample.assign(z=z), galaxies.images)
+    for seed in (0, 1):
+        cdf = run([task(method, seed)], other, tmp_path)[task(method, seed)]
+        np.testing.assert_array_equal(cdf, answers[task(method, seed)])
+
+
+def test_members_are_averaged(galaxies, tmp_path):
+    todo = [
+        Task("main", PHOTOMETRY_ENCODER, 0, replace(BUDGET, members=n, image_members=3), 2) for n in (1, 2)
+    ]
+    one, two = run(todo, galaxies, tmp_path).values()
+    assert two.max() < 1 + 1e-5 and two[:, -1].min() > 0.99
+    assert np.abs(2 * two - one).max() < 1 + 1e-5 and np.abs(two - one).max() > 1e-3
 
 
 def test_the_stamps_are_read(galaxies, answers, tmp_path):

@@ -52,12 +52,20 @@ def test_the_answer_is_a_mixture_in_redshift(batch, reads):
     assert ((means - CENTER).abs() < 3 * SCALE).all()
 
 
+def test_no_component_is_narrower_than_the_floor(batch):
+    network = model(components=5)
+    with torch.no_grad():
+        network.encoder.photometry_head.layer.bias[10:] -= 100.0
+    sigmas = network(*batch[:2])[2]
+    torch.testing.assert_close(sigmas, torch.full((6, 5), RedshiftFormer.FLOOR * SCALE))
+
+
 def test_center_and_scale_are_those_of_the_redshifts(batch):
     network, wide = model(), model()
-    wide.center.fill_(0.3), wide.scale.fill_(3 * SCALE)
+    wide.center.fill_(0.25), wide.scale.fill_(3 * SCALE)
     (w, m, s), (w_wide, m_wide, s_wide) = network(*batch[:2]), wide(*batch[:2])
     torch.testing.assert_close(w_wide, w)
-    torch.testing.assert_close(m_wide - 0.3, 3 * (m - CENTER))
+    torch.testing.assert_close(m_wide - 0.25, 3 * (m - CENTER))
     torch.testing.assert_close(s_wide, 3 * s)
 
 
@@ -126,6 +134,8 @@ def test_features_are_not_rounded_under_autocast(batch):
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(network.loss_of_features(features, z), exact, rtol=1e-6, atol=1e-7)
         assert all(part.dtype == torch.float32 for part in network(*batch[:2]))
+    rounded = network.encoder(*batch[:2]).bfloat16()  # as the head of the image alone answers
+    assert all(part.dtype == torch.float32 for part in network._mixture(rounded))
 
 
 def test_something_else_to_read_is_refused():

@@ -152,7 +152,7 @@ class RedshiftFormer(nn.Module):
 
     def _mixture(self, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, means, widths = answer.float().chunk(3, dim=1)
-        sigmas = 0.5 * F.softplus(widths) + 0.0
+        sigmas = 0.5 * F.softplus(widths) + self.FLOOR
         return logits.softmax(1), self.center + self.scale * means, self.scale * sigmas
 
     def _crps(self, answer: Tensor, redshift: Tensor) -> Tensor:
