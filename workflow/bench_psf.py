@@ -1,0 +1,176 @@
+"""Measure the PSF: stars a second, exactly and from coarse pupils, a catalogue of one field, and the errors.
+
+``make bench`` writes ``data/published/bench/psf.json``, from which the book shows a table. Run by itself with
+``OMP_WAIT_POLICY=passive``, as the Makefile does: threads that spin distort times on a busy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from bench import machine
+from torch import Tensor
+
+from astro_utils.paths import project_root
+from astro_utils.psf import FieldInterpolator, Optics, PupilModel, WavefrontField, aperture, random_field
+from astro_utils.psf.pupil import mix
+from astro_utils.results import write_json
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured: stars of a batch, of the catalogue and of the errors, nodes, repetitions."""
+
+    batch: int = 32
+    catalogue: int = 13_000
+    nodes: tuple[int, ...] = (12, 16, 22)
+    errors: int = 64
+    repeats: int = 5
+
+
+QUICK = Sizes(batch=2, catalogue=300, nodes=(4,), errors=2, repeats=1)
+
+
+def stars(optics: Optics, n: int, seed: int = 0) -> tuple[np.ndarray, Tensor]:
+    """Draw positions (n, 2) over the field, and spectra (n, bins) of unit sum."""
+    rng = np.random.default_rng(seed)
+    return rng.uniform(*optics.field_limits, (n, 2)), torch.from_numpy(rng.dirichlet(np.ones(optics.bins), n))
+
+
+def seconds_of(action: Callable[[], object], repeats: int) -> float:
+    """Return the median time of `action` after a first call."""
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def relative_errors(images: Tensor, expected: Tensor) -> dict[str, float]:
+    """Return the largest and the mean norm of differences of images (..., n, n), over the norm."""
+    errors = (images.double() - expected).flatten(-2).norm(dim=-1) / expected.flatten(-2).norm(dim=-1)
+    return {"max_error": float(errors.max()), "mean_error": float(errors.mean())}
+
+
+def reference(model: PupilModel, opd: Tensor) -> Tensor:
+    """Monochromatic stamps of wavefronts (B, n, n) by a plain complex matrix product in float64."""
+    optics, q = model.optics, model.optics.oversampling
+    side = q * optics.stamp
+    k, x = (torch.arange(*ends, dtype=torch.float64) for ends in ((-side // 2, side // 2), (model.size,)))
+    amplitude, stamps = torch.from_numpy(aperture(optics)), []
+    for wavelength, period in zip(optics.wavelengths_um, optics.periods, strict=True):
+        rows = torch.polar(torch.ones(1, dtype=torch.float64), -2 * math.pi * k[:, None] * x / period)
+        field = amplitude * torch.polar(torch.ones(1, dtype=torch.float64), 2 * math.pi * opd / wavelength)
+        pattern = (rows @ field @ rows.T).abs().square()  # (B, side, side)
+        stamp = torch.nn.functional.avg_pool2d(pattern, q)
+        stamps.append(stamp / stamp.sum((1, 2), keepdim=True))
+    return torch.stack(stamps, 1)
+
+
+def measure_model(optics: Optics, field: WavefrontField, coarse: int, sizes: Sizes) -> dict:
+    """Time polychromatic stars of one pupil size, forward, and forward and backward to the coefficients."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = PupilModel(optics, coarse=coarse).to(device)
+    positions, sed = stars(optics, sizes.batch)
+    coefficients, sed = field(positions).float().to(device), sed.float().to(device)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model.polychromatic(model.opd(coefficients), sed)
+
+    def backward() -> None:
+        leaf = coefficients.clone().requires_grad_()
+        model.polychromatic(model.opd(leaf), sed).square().sum().backward()
+
+    row = {"pupil": model.size, "batch": sizes.batch, "repeats": sizes.repeats}
+    row["stars_per_second"] = round(sizes.batch / seconds_of(forward, sizes.repeats), 1)
+    row["stars_per_second_with_gradient"] = round(sizes.batch / seconds_of(backward, sizes.repeats), 1)
+    return row
+
+
+def measure_errors(optics: Optics, field: WavefrontField, coarse: int, n: int) -> dict[str, float]:
+    """Compare stars of a coarse pupil, or of float32, with a plain transform in float64."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, plain = PupilModel(optics, coarse=coarse).to(device), PupilModel(optics, dtype=torch.float64)
+    positions, sed = stars(optics, n, seed=1)
+    row: dict[str, list[Tensor]] = {"monochromatic": [], "polychromatic": []}
+    expected: dict[str, list[Tensor]] = {name: [] for name in row}
+    for z, weights in zip(field(positions).split(4), sed.split(4), strict=True):
+        stamps = model.monochromatic(model.opd(z.to(device))).cpu()
+        exact = reference(plain, plain.opd(z))
+        for name, part, of in (
+            ("monochromatic", stamps, exact),
+            ("polychromatic", *_mixed(stamps, exact, weights)),
+        ):
+            row[name].append(part)
+            expected[name].append(of)
+    return {
+        f"{name}_{key}": float(f"{value:.2e}")
+        for name in row
+        for key, value in relative_errors(torch.cat(row[name]), torch.cat(expected[name])).items()
+    }
+
+
+def _mixed(stamps: Tensor, exact: Tensor, sed: Tensor) -> tuple[Tensor, Tensor]:
+    return mix(stamps, sed), mix(exact, sed)
+
+
+def measure_catalogue(optics: Optics, field: WavefrontField, nodes: int, sizes: Sizes) -> dict:
+    """Time a catalogue from an exact pupil, with the grid of nodes and without, and the error."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = PupilModel(optics).to(device)
+    positions, sed = stars(optics, sizes.catalogue)
+    start = time.perf_counter()
+    interpolator = FieldInterpolator(model, field, nodes)
+    grid = time.perf_counter() - start
+    interpolate = seconds_of(lambda: interpolator.polychromatic(positions, sed), sizes.repeats)
+    errors = interpolator.errors(sizes.errors, seed=2)
+    return {
+        "nodes": nodes,
+        "stars": sizes.catalogue,
+        "seconds_of_grid": round(grid, 2),
+        "seconds_of_stars": round(interpolate, 2),
+        "seconds": round(grid + interpolate, 2),
+        "max_error": float(f"{errors.max():.2e}"),
+        "mean_error": float(f"{errors.mean():.2e}"),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure all cases and write the tables; with ``--quick`` write nothing unless ``--out`` is given."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--out", type=Path, help="file to write")
+    options = parser.parse_args(argv)
+    sizes, optics = (QUICK if options.quick else Sizes()), Optics()
+    field = random_field(optics, seed=1)
+    models, catalogues = [], []
+    for coarse in (1, 2, 4):
+        row = measure_model(optics, field, coarse, sizes)
+        models.append(row | measure_errors(optics, field, coarse, sizes.errors))
+        print(models[-1], flush=True)
+    for nodes in sizes.nodes:
+        catalogues.append(measure_catalogue(optics, field, nodes, sizes))
+        print(catalogues[-1], flush=True)
+    on = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    kind = {**machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "device": on}
+    out = options.out
+    if out is None and not options.quick:
+        out = project_root() / "data" / "published" / "bench" / "psf.json"
+    if out is not None:
+        print(write_json(out, {"machine": kind, "models": models, "catalogues": catalogues}))
+
+
+if __name__ == "__main__":
+    main()
