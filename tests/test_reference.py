@@ -1,10 +1,14 @@
 """Reference metrics: what the published runs must hold, and what a fresh run must come close to."""
 
+import pandas as pd
 import pytest
 from conftest import ROOT
 
 from astro_utils import photoz
 from astro_utils.results import read_metrics, select
+from astro_utils.separation.coverage import BY_BOTH
+from astro_utils.separation.methods import OURS, PHOTOMETRY
+from astro_utils.separation.methods import PUBLISHED as ARCHITECTURE
 
 PUBLISHED = ROOT / "data" / "published"
 
@@ -47,6 +51,39 @@ def test_neighbours_do_not_leak(photoz_metrics):
     by_sky = select(photoz_metrics, experiment="main", model=photoz.ENSEMBLE)
     by_galaxy = select(photoz_metrics, experiment="split: by galaxy", model=photoz.ENSEMBLE)
     assert by_galaxy["sigma_mad_hi"] > by_sky["sigma_mad_lo"]
+
+
+def test_published_images_lower_the_scatter_of_photometry_by_the_target():
+    metrics = read_metrics(PUBLISHED / "photoz" / "images.json")
+    reference = "photometry alone, encoder + perceptron"
+    best = select(
+        metrics,
+        experiment=f"main: against {reference}",
+        model="images and catalogue, encoder + perceptron",
+    )
+    assert best["sigma_mad_ratio"] <= 0.85 and best["sigma_mad_ratio_hi"] < 0.87
+    main = metrics[metrics["experiment"] == "main"].set_index("model")["sigma_mad"]
+    assert main["ceiling, bulges and discs"] < main.drop("ceiling, bulges and discs").min()
+    assert (metrics["sky"] == "simulated").all()
+
+
+@pytest.mark.parametrize("task", ["SG", "SGQ"])
+@pytest.mark.parametrize("experiment", ["1", "2", "3"])
+def test_published_ours_is_above_the_published_architecture_in_every_cell(experiment, task):
+    metrics = read_metrics(PUBLISHED / "margformer" / "metrics.json")
+    name = f"Experiment {experiment}, {task}: difference"
+    gain = select(metrics, experiment=name, model=f"{OURS} − {ARCHITECTURE}")
+    assert gain["accuracy_gain_lo"] > 0 and gain["nll_gain_hi"] < 0 and gain["n_test"] > 9000
+    image = select(metrics, experiment=name, model=f"{OURS} − {PHOTOMETRY}")
+    assert image["nll_gain_hi"] < 0, "images add to photometry"
+
+
+def test_published_conformal_sets_by_class_and_magnitude_keep_near_their_promise():
+    table = pd.read_csv(PUBLISHED / "margformer" / "coverage.csv")
+    part = table[(table["model"] == OURS) & (table["level"] == 0.9) & (table["way"] == BY_BOTH)]
+    miss = (part["coverage"] - 0.9).abs()
+    assert len(part) == 24 and part["n"].min() > 1500
+    assert (miss <= 0.02).sum() >= 23 and (miss < 3.5 * part["error"]).all()
 
 
 def test_published_audit_holds_the_anchors(audit_metrics):
