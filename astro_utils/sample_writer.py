@@ -35,14 +35,14 @@ from astro_utils.sample_check import validate
 from astro_utils.sample_format import VERSION, Block, SampleError, SampleInfo
 from astro_utils.sample_reader import open_sample
 
-__all__ = ["write_sharded"]
+__all__ = ["one_thread", "write_sharded"]
 
 _KEY_FILE = "request.json"
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Limit BLAS, OpenMP and torch to one thread."""
+def one_thread() -> Iterator[None]:
+    """Limit BLAS, OpenMP and torch to one thread; a context, or a decorator as ``@one_thread()``."""
     torch = sys.modules.get("torch")  # not imported here: whoever computes with it has imported it
     before = torch.get_num_threads() if torch else 1
     with threadpool_limits(limits=1):
@@ -85,7 +85,7 @@ class _ShardMaker:
         if self._is_whole(self.path(shard)):
             return
         try:
-            with _one_thread():
+            with one_thread():
                 block = self.make_block(shard)
             if not isinstance(block, Block):
                 raise SampleError(f"make_block returned a {type(block).__name__}; expected a Block")

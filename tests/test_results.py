@@ -184,7 +184,7 @@ def standard_names():
     # Separation: classes apart, paired differences, cost, conformal sets.
     names |= {f"true_{t}_as_{p}" for t in TASKS["SGQ"] for p in TASKS["SGQ"]}
     names |= {f"recall_{name}" for name in TASKS["SGQ"]}
-    names |= {"accuracy_gain", "nll_gain", "auc_gain", "p_value"}
+    names |= {"accuracy_gain", "nll_gain", "auc_gain", "p_value", "sigma_mad_ratio", "crps_ratio"}
     names |= {"parameters", "seconds", "epochs", "best_epoch"}
     names |= {f"{what}_{level}" for what in ("coverage", "mean_size", "empty") for level in (68, 90, 95, 99)}
     return names | {f"leaked{part}" for part in leaks}

@@ -16,7 +16,7 @@ import pandas as pd
 
 from astro_utils.paths import project_root
 from astro_utils.photometry import asinh_magnitudes
-from astro_utils.sample_writer import write_sharded
+from astro_utils.sample_writer import one_thread, write_sharded
 from astro_utils.samples import Block, SampleInfo
 from astro_utils.sky.cache import cache_key
 from astro_utils.sky.columns import describe
@@ -116,6 +116,7 @@ class Simulation:
             provenance={"simulation": asdict(self)},
         )
 
+    @one_thread()  # so that a shard is the same wherever it is made
     def __call__(self, shard: int) -> Block:
         """Make one shard."""
         if not 0 <= shard < self.n_shards:
