@@ -10,7 +10,15 @@ import torch
 from galsim.zernike import zernikeBasis
 
 from astro_utils.legacy import read_pickled_npy
-from astro_utils.psf import FieldInterpolator, Optics, PupilModel, WavefrontField, monomials, random_field
+from astro_utils.psf import (
+    FieldInterpolator,
+    FieldPsf,
+    Optics,
+    PupilModel,
+    WavefrontField,
+    monomials,
+    random_field,
+)
 
 SMALL = Optics(pupil_size=64, stamp=16, bins=2)
 
@@ -21,7 +29,7 @@ published = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def interpolator():
-    return FieldInterpolator(PupilModel(SMALL, coarse=2), random_field(SMALL, seed=1), nodes=18)
+    return FieldInterpolator(FieldPsf(PupilModel(SMALL, coarse=2), random_field(SMALL, seed=1)), nodes=18)
 
 
 def positions(n, seed=0):
@@ -69,7 +77,7 @@ def test_scale_of_a_random_field():
 
 
 def test_interpolated_stars(interpolator):
-    model, field, where = interpolator.model, interpolator.field, positions(300)
+    model, field, where = interpolator.psf.model, interpolator.psf.field, positions(300)
     sed = np.random.default_rng(1).dirichlet(np.ones(2), 300)
     mono, stars = interpolator.monochromatic(where), interpolator.polychromatic(where, sed)
     assert mono.shape == (300, 2, 16, 16) and stars.shape == (300, 16, 16)
@@ -81,8 +89,8 @@ def test_interpolated_stars(interpolator):
 
 
 def test_error_falls_with_nodes(interpolator):
-    model, field = interpolator.model, interpolator.field
-    errors = [FieldInterpolator(model, field, nodes).errors(16, seed=2).max() for nodes in (6, 10)]
+    model, field = interpolator.psf.model, interpolator.psf.field
+    errors = [FieldInterpolator(FieldPsf(model, field), nodes).errors(16, seed=2).max() for nodes in (6, 10)]
     errors.append(interpolator.errors(16, seed=2).max())
     assert interpolator.errors(16).shape == (16, 2)
     assert errors[0] > 4 * errors[1] > 40 * errors[2]
@@ -97,6 +105,8 @@ def test_error_falls_with_nodes(interpolator):
 def test_polynomials_are_interpolated_exactly():
     # Stamps that are polynomials of a degree below the number of nodes.
     class Squares(torch.nn.Module):
+        optics = SMALL
+
         def opd(self, coefficients):
             return coefficients
 
@@ -105,7 +115,7 @@ def test_polynomials_are_interpolated_exactly():
             return torch.stack([x**3 * y**2, 1 - x * y**3], 1)[:, :, None, None]
 
     plane = WavefrontField(torch.tensor([[1.0, 0, 0], [500, 500, 0], [500, 0, 500]], dtype=torch.float64))
-    interpolator, where = FieldInterpolator(Squares(), plane, nodes=4), positions(50)
+    interpolator, where = FieldInterpolator(FieldPsf(Squares(), plane), nodes=4), positions(50)
     expected = Squares().monochromatic(plane(where))
     torch.testing.assert_close(interpolator.monochromatic(where), expected, rtol=0, atol=1e-13)
 
@@ -145,13 +155,16 @@ def test_pixels_of_published_stars():
     [
         (lambda i: WavefrontField(np.zeros((45, 14))), r"\(45, 14\); expected \(modes, M\)"),
         (lambda i: WavefrontField(np.zeros(15)), r"\(15,\); expected \(modes, M\)"),
-        (lambda i: i.field(np.zeros(2)), r"positions have shape \(2,\); expected \(N, 2\)"),
-        (lambda i: i.field([[0.0, 1.0], [5.0, 1001.0]]), r"position 1 is \(5.0, 1001.0\); expected"),
+        (lambda i: i.psf.field(np.zeros(2)), r"positions have shape \(2,\); expected \(N, 2\)"),
+        (lambda i: i.psf.field([[0.0, 1.0], [5.0, 1001.0]]), r"position 1 is \(5.0, 1001.0\); expected"),
         (lambda i: i.monochromatic([[np.nan, 1.0]]), "position 0 is"),
         (lambda i: i.polychromatic(np.ones((2, 2)), np.ones((1, 2)) / 2), "sed has 1 rows; expected 2"),
         (lambda i: i.polychromatic(np.ones((1, 2)), np.ones((1, 2))), "sed sums to 2 in row 0"),
-        (lambda i: FieldInterpolator(i.model, i.field, 0), "nodes must be at least 1"),
-        (lambda i: FieldInterpolator(i.model, WavefrontField(np.zeros((5, 1)))), r"expected \(B, 45\)"),
+        (lambda i: FieldInterpolator(i.psf, 0), "nodes must be at least 1"),
+        (
+            lambda i: FieldInterpolator(FieldPsf(i.psf.model, WavefrontField(np.zeros((5, 1))))),
+            r"expected \(B, 45\)",
+        ),
     ],
 )
 def test_bad_calls(interpolator, call, message):

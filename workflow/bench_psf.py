@@ -20,7 +20,15 @@ from bench import machine
 from torch import Tensor
 
 from astro_utils.paths import project_root
-from astro_utils.psf import FieldInterpolator, Optics, PupilModel, WavefrontField, aperture, random_field
+from astro_utils.psf import (
+    FieldInterpolator,
+    FieldPsf,
+    Optics,
+    PupilModel,
+    WavefrontField,
+    aperture,
+    random_field,
+)
 from astro_utils.psf.pupil import mix
 from astro_utils.results import write_json
 
@@ -132,7 +140,7 @@ def measure_catalogue(optics: Optics, field: WavefrontField, nodes: int, sizes: 
     model = PupilModel(optics).to(device)
     positions, sed = stars(optics, sizes.catalogue)
     start = time.perf_counter()
-    interpolator = FieldInterpolator(model, field, nodes)
+    interpolator = FieldInterpolator(FieldPsf(model, field), nodes)
     grid = time.perf_counter() - start
     interpolate = seconds_of(lambda: interpolator.polychromatic(positions, sed), sizes.repeats)
     errors = interpolator.errors(sizes.errors, seed=2)

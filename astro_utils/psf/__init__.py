@@ -7,10 +7,11 @@ were made with the simulator of WaveDiff (Liaudat et al. 2023)::
     model, field = PupilModel(optics), random_field(optics, seed=1)
     coefficients = field(positions)                                           # (N, 45) micrometres
     stars = model.polychromatic(model.opd(coefficients), weights)             # (N, 32, 32)
-    stars = FieldInterpolator(model, field).polychromatic(positions, weights)     # the same, by the thousand
+    psf = FieldInterpolator(FieldPsf(model, field))
+    stars = psf.polychromatic(positions, weights)                             # the same, by the thousand
 """
 
-from astro_utils.psf.field import FieldInterpolator
+from astro_utils.psf.field import FieldInterpolator, FieldPsf
 from astro_utils.psf.optics import Optics, Spider, aperture
 from astro_utils.psf.pupil import PupilModel
 from astro_utils.psf.wavefront import WavefrontField, monomials, random_field
@@ -18,6 +19,7 @@ from astro_utils.psf.zernike import zernike_basis
 
 __all__ = [
     "FieldInterpolator",
+    "FieldPsf",
     "Optics",
     "PupilModel",
     "Spider",

@@ -3,19 +3,61 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from astro_utils.psf.optics import Optics
 from astro_utils.psf.pupil import PupilModel, mix
 from astro_utils.psf.wavefront import WavefrontField, scaled_positions
 
-__all__ = ["FieldInterpolator"]
+__all__ = ["FieldInterpolator", "FieldPsf", "PositionPsf"]
 
 #: Wavefronts propagated at a time, and stars interpolated at a time: bounds of memory.
 _WAVEFRONTS, _STARS = 16, 256
+
+
+class PositionPsf(Protocol):
+    """A PSF that depends on the position in the field alone, such as :class:`FieldPsf` or WaveDiff."""
+
+    optics: Optics
+
+    def opd(self, positions: ArrayLike | Tensor) -> Tensor:
+        """Compute optical path differences (B, size, size), micrometres, at positions (B, 2)."""
+
+    def monochromatic(self, positions: ArrayLike | Tensor) -> Tensor:
+        """Compute stamps (B, bins, stamp, stamp) at positions (B, 2), each of unit sum."""
+
+
+class FieldPsf(nn.Module):
+    """A pupil with a field of Zernike wavefronts: from positions to stamps.
+
+    Parameters
+    ----------
+    model : PupilModel
+    field : WavefrontField
+        Of the modes of `model`.
+    """
+
+    def __init__(self, model: PupilModel, field: WavefrontField) -> None:
+        super().__init__()
+        self.model, self.field = model, field
+
+    @property
+    def optics(self) -> Optics:
+        """Those of the pupil."""
+        return self.model.optics
+
+    def opd(self, positions: ArrayLike | Tensor) -> Tensor:
+        """Compute optical path differences (B, size, size), micrometres, at positions (B, 2)."""
+        return self.model.opd(self.field(positions))
+
+    def monochromatic(self, positions: ArrayLike | Tensor) -> Tensor:
+        """Compute stamps (B, bins, stamp, stamp) at positions (B, 2), each of unit sum."""
+        return self.model.monochromatic(self.opd(positions))
 
 
 class FieldInterpolator(nn.Module):
@@ -23,16 +65,15 @@ class FieldInterpolator(nn.Module):
 
     Parameters
     ----------
-    model : PupilModel
-    field : WavefrontField
-        Of the modes of `model`.
+    psf : PositionPsf
+        What is interpolated, over the field of its optics.
     nodes : int
         Chebyshev points along each axis. Stamps at all nodes are computed here.
 
     Raises
     ------
     ValueError
-        If there are no nodes, or the field has other modes than the model.
+        If there are no nodes.
 
     Notes
     -----
@@ -42,13 +83,13 @@ class FieldInterpolator(nn.Module):
     of a stamp stays 1. :meth:`errors` measures what interpolation loses.
     """
 
-    def __init__(self, model: PupilModel, field: WavefrontField, nodes: int = 22) -> None:
+    def __init__(self, psf: PositionPsf, nodes: int = 22) -> None:
         super().__init__()
         if nodes < 1:
             raise ValueError(f"nodes must be at least 1, not {nodes}")
-        self.model, self.field, self.nodes = model, field, nodes
+        self.psf, self.nodes = psf, nodes
         roots = torch.cos(math.pi * (torch.arange(nodes, dtype=torch.float64) + 0.5) / nodes)
-        low, high = field.limits
+        low, high = psf.optics.field_limits
         axis = low + (high - low) * (roots + 1) / 2
         stamps = self._exact(torch.cartesian_prod(axis, axis))
         self.register_buffer("stamps", stamps, persistent=False)  # (nodes nodes, bins, stamp, stamp)
@@ -110,20 +151,18 @@ class FieldInterpolator(nn.Module):
         torch.Tensor
             (n, bins) relative errors of monochromatic stamps: norm of the difference over norm.
         """
-        positions = np.random.default_rng(seed).uniform(*self.field.limits, (n, 2))
+        positions = np.random.default_rng(seed).uniform(*self.psf.optics.field_limits, (n, 2))
         exact = self._exact(torch.from_numpy(positions))
         difference = self.monochromatic(positions) - exact
         return difference.flatten(2).norm(dim=2) / exact.flatten(2).norm(dim=2)
 
     @torch.no_grad()
     def _exact(self, positions: Tensor) -> Tensor:
-        coefficients = self.field(positions.to(self.field.coefficients.device))
-        parts = [self.model.monochromatic(self.model.opd(part)) for part in coefficients.split(_WAVEFRONTS)]
-        return torch.cat(parts)
+        return torch.cat([self.psf.monochromatic(part) for part in positions.split(_WAVEFRONTS)])
 
     def _weights(self, positions: ArrayLike | Tensor) -> Tensor:
         """Lagrange polynomials of all nodes at (N, 2) positions: (N, nodes nodes)."""
-        scaled = scaled_positions(positions, self.field.limits).to(self.at_roots)
+        scaled = scaled_positions(positions, self.psf.optics.field_limits).to(self.at_roots)
         x, y = (_chebyshev(axis, self.nodes) @ self.at_roots.T for axis in scaled.unbind(1))  # (N, nodes)
         return (x[:, :, None] * y[:, None, :]).flatten(1).to(self.stamps)
 
