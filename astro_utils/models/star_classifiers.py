@@ -93,6 +93,9 @@ class CNNClassifier:
     epochs, batch_size : int
     learning_rate : float
         Of Adam.
+    half : bool
+        Whether convolutions are computed in bfloat16, with weights and steps in float32: faster on recent
+        processors.
     n_classes : int
     seed : int
     """
@@ -106,13 +109,14 @@ class CNNClassifier:
         epochs: int = 2000,
         batch_size: int = 512,
         learning_rate: float = 1e-4,
+        half: bool = False,
         n_classes: int = N_CLASSES,
         seed: int = 0,
     ) -> None:
         if not 0 < train_share <= 1:
             raise ValueError(f"train_share is {train_share}; expected above 0 and at most 1")
         self.train_share, self.test_statistics = train_share, test_statistics
-        self.early_stopping = early_stopping
+        self.early_stopping, self.half = early_stopping, half
         self.n_classes, self.seed = n_classes, seed
         self._config = TrainingConfig(
             epochs=epochs,
@@ -154,7 +158,10 @@ class CNNClassifier:
     def _fit_all_epochs(self, x: Tensor, y: Tensor) -> None:
         """Adam at a constant rate for all epochs; ``training.fit`` would return to the best of them."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model, x, y = self.model.to(device), x.to(device), y.to(device)
+        # Only in bfloat16 are the convolutions faster with channels last.
+        layout = torch.channels_last if self.half else torch.contiguous_format
+        model = self.model.to(device, memory_format=layout)
+        x, y = x.to(device), y.to(device)
         optimizer = torch.optim.Adam(
             model.parameters(), lr=self._config.learning_rate, eps=1e-7, fused=device.type == "cuda"
         )
@@ -163,7 +170,9 @@ class CNNClassifier:
             order = torch.randperm(len(x), generator=generator).to(device)
             for index in order.split(self._config.batch_size):
                 optimizer.zero_grad(set_to_none=True)
-                F.cross_entropy(model(x[index]), y[index]).backward()
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.half):
+                    logits = model(x[index])
+                F.cross_entropy(logits.float(), y[index]).backward()
                 optimizer.step()
         model.eval()
 
