@@ -8,9 +8,10 @@ for each test star, kept on disk, so that a killed run goes on where it stopped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -20,23 +21,18 @@ import torch
 from astro_utils.models.star_classifiers import CNNClassifier, SimilaritySVM
 from astro_utils.models.star_committee import CommitteeClassifier
 from astro_utils.models.star_features import StarSet as ClassifierStars
-from astro_utils.models.star_likelihood import class_log_posterior, template_log_likelihood
-from astro_utils.models.star_nuisances import Nuisance, WavefrontErrors
+from astro_utils.models.star_likelihood import class_log_posterior
 from astro_utils.psf import FieldInterpolator
-from astro_utils.psf.linearise import polychromatic_derivatives
 from astro_utils.results import atomic
 from astro_utils.starsed.exposures import Exposure, classifier_stars
+from astro_utils.starsed.likelihoods import LIKELIHOOD, LIKELIHOOD_UNIT, OURS, OURS_UNIT, log_likelihoods
 from astro_utils.starsed.psf_fits import FittedPsf, read_fit
 from astro_utils.starsed.star_samples import read_stars
 from astro_utils.starsed.templates import CLASSES
 
 __all__ = [
     "CNN",
-    "LIKELIHOOD",
-    "LIKELIHOOD_UNIT",
     "OTHER",
-    "OURS",
-    "OURS_UNIT",
     "PCA",
     "SAME",
     "SVM",
@@ -44,20 +40,18 @@ __all__ = [
     "TRUE",
     "ClassifyBudget",
     "ClassifyJob",
+    "plan",
     "run_classifiers",
+    "training_stars",
 ]
 
 PCA, CNN, SVM = "PCA+MLP", "CNN+MLP", "SVM+PSF"
-LIKELIHOOD, LIKELIHOOD_UNIT = "template likelihood", "template likelihood, unit flux"
-OURS, OURS_UNIT = "ours", "ours, unit flux"
 #: Classifiers that learn from the labels of 10,000 stars; the others know the templates alone.
 TRAINED = (PCA, CNN, SVM)
 #: Methods of one job: those that need no training come together.
 KINDS = (*TRAINED, LIKELIHOOD)
 SAME, OTHER = "same field", "complementary exposure"
 TRUE = "true"
-#: Stars of the likelihood with 44 modes of the wavefront at a time.
-_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -127,7 +121,7 @@ class ClassifyJob:
             PCA: ["models/star_committee.py"],
             CNN: ["models/star_classifiers.py"],
             SVM: ["models/star_classifiers.py", "models/star_features.py"],
-            LIKELIHOOD: ["models/star_likelihood.py", "models/star_nuisances.py", "starsed/classify.py"],
+            LIKELIHOOD: ["models/star_likelihood.py", "models/star_nuisances.py", "starsed/likelihoods.py"],
         }[self.kind]
         code = "".join((package / name).read_text(encoding="utf-8") for name in names)
         chosen = {
@@ -147,6 +141,45 @@ class ClassifyJob:
         return {CNN: 0.4 * self.budget.cnn_epochs, PCA: 80, SVM: 30, LIKELIHOOD: 25}[self.kind]
 
 
+def plan(
+    fields: Sequence[Exposure], fits: Sequence[Mapping[str, Any]], folder: Path, budget: ClassifyBudget
+) -> list[ClassifyJob]:
+    """List all jobs: every classifier with the true PSF, and those that read a PSF with each fitted one.
+
+    Parameters
+    ----------
+    fields : sequence of Exposure
+        The next field is the complementary exposure of each, and the first that of the last.
+    fits : sequence of mapping
+        With ``method``, ``set``, ``field`` (its seed) and ``file``, from `folder`.
+    folder : path
+        Of the samples, ``field_<seed>.h5``, and of the fits.
+    budget : ClassifyBudget
+    """
+    others = dict(zip([e.field_seed for e in fields], [*fields[1:], fields[0]], strict=True))
+    by_key = {(fit["method"], fit["set"], fit["field"]): str(Path(folder) / fit["file"]) for fit in fits}
+    jobs = []
+    for exposure in fields:
+        other = others[exposure.field_seed]
+        samples = [str(Path(folder) / f"field_{e.field_seed}.h5") for e in (exposure, other)]
+        jobs += [ClassifyJob(kind, exposure, other, *samples, TRUE, budget) for kind in KINDS]
+        for (method, name, field), fit in by_key.items():
+            if field == exposure.field_seed:
+                other_fit = by_key.get((method, name, other.field_seed))
+                psf = f"{method.replace(' as published', '')} {name}"
+                jobs += [
+                    ClassifyJob(kind, exposure, other, *samples, psf, budget, fit, other_fit)
+                    for kind in (SVM, LIKELIHOOD)
+                ]
+    return jobs
+
+
+def training_stars(exposure: Exposure, budget: ClassifyBudget) -> int:
+    """Count the labelled stars that classifiers learn from."""
+    rows = _training_rows(exposure, budget)
+    return rows.stop - rows.start
+
+
 def _psf(exposure: Exposure, fit: str | None) -> tuple[FieldInterpolator, FittedPsf | None]:
     if fit is None:
         return exposure.true_psf(), None
@@ -154,10 +187,10 @@ def _psf(exposure: Exposure, fit: str | None) -> tuple[FieldInterpolator, Fitted
     return FieldInterpolator(fitted.psf, exposure.nodes), fitted
 
 
-def _training_rows(job: ClassifyJob) -> slice:
-    rows = job.exposure.rows("train")
+def _training_rows(exposure: Exposure, budget: ClassifyBudget) -> slice:
+    rows = exposure.rows("train")
     start = min(2000, rows.stop // 2)  # as published, where there are enough stars
-    stop = rows.stop if not job.budget.n_train else min(rows.stop, start + job.budget.n_train)
+    stop = rows.stop if not budget.n_train else min(rows.stop, start + budget.n_train)
     return slice(start, stop)
 
 
@@ -165,7 +198,7 @@ def _answers(job: ClassifyJob) -> pd.DataFrame:
     """Run a job: one row for each test star and method."""
     if job.kind == LIKELIHOOD:
         return _likelihoods(job)
-    rows, needs_psf = _training_rows(job), job.kind == SVM
+    rows, needs_psf = _training_rows(job.exposure, job.budget), job.kind == SVM
     psf = _psf(job.exposure, job.fit)[0] if needs_psf else None
     train = classifier_stars(read_stars(job.stars, rows), psf)
     test = read_stars(job.stars, job.exposure.rows("test"))
@@ -201,66 +234,19 @@ def _rows(stars, job: ClassifyJob, test: str, method: str, p: np.ndarray) -> pd.
     return table.assign(field=job.exposure.field_seed, test=test, psf=job.psf, method=method)
 
 
-def wavefront_errors(
-    fitted: FittedPsf, positions: np.ndarray, templates: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Differentiate images of stars by the modes of a fitted wavefront, and give the covariance of these.
-
-    Parameters
-    ----------
-    fitted : FittedPsf
-        Of ours.
-    positions : numpy.ndarray
-        (N, 2).
-    templates : numpy.ndarray
-        (C, bins). Derivatives are those of a star of their mean, 0.2 MB each.
-
-    Returns
-    -------
-    changes : numpy.ndarray
-        (N, modes - 1, ny, nx).
-    covariance : numpy.ndarray
-        (N, modes - 1, modes - 1).
-    """
-    mean = torch.tensor(templates.mean(0)).expand(len(positions), -1)
-    _, changes = polychromatic_derivatives(fitted.psf.model, fitted.psf.field(positions), mean)
-    return changes.numpy(), fitted.coefficient_covariance(positions)
-
-
 def _likelihoods(job: ClassifyJob) -> pd.DataFrame:
-    """All likelihoods with one PSF: flux known or free, errors of the PSF ignored or integrated out."""
+    """All likelihoods with one PSF."""
     stars = read_stars(job.stars, job.exposure.rows("test"))
     psf, fitted = _psf(job.exposure, job.fit)
-    known = classifier_stars(stars, psf)
-    templates = job.exposure.templates.weights
-    log_l: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(stars), _CHUNK):
-        some = known.take(slice(start, start + _CHUNK))
-        nuisances: list[Nuisance] = []
-        if fitted is not None and fitted.covariance is not None:
-            nuisances = [
-                WavefrontErrors(*wavefront_errors(fitted, stars.positions[start : start + _CHUNK], templates))
-            ]
-        for method, flux, errors in (
-            (LIKELIHOOD, "free", []),
-            (LIKELIHOOD_UNIT, "unit", []),
-            (OURS, "free", nuisances),
-            (OURS_UNIT, "unit", nuisances),
-        ):
-            # With a PSF that has no errors, ours are the plain likelihoods.
-            if method in (OURS, OURS_UNIT) and not (errors or job.psf == TRUE):
-                continue
-            found = template_log_likelihood(
-                some.stamps, some.psfs, templates, some.sigma, flux=flux, nuisances=errors
-            )
-            log_l.setdefault(method, []).append(found)
-    return pd.concat(
-        [
-            _rows(stars, job, SAME, method, np.exp(class_log_posterior(np.concatenate(parts))))
-            for method, parts in log_l.items()
-        ],
-        ignore_index=True,
-    )
+    log_l = log_likelihoods(stars, psf, job.exposure.templates.weights, fitted)
+    # With a PSF that is known exactly, ours are the plain likelihoods.
+    for ours, plain in ((OURS, LIKELIHOOD), (OURS_UNIT, LIKELIHOOD_UNIT)):
+        if job.psf == TRUE:
+            log_l[ours] = log_l[plain]
+    tables = [
+        _rows(stars, job, SAME, name, np.exp(class_log_posterior(value))) for name, value in log_l.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _cached(job: ClassifyJob, path: Path, threads: int) -> Path:

@@ -24,7 +24,7 @@ from astro_utils.starsed.star_samples import write_stars
 from astro_utils.starsed.stars import StarConfig, subset
 from astro_utils.starsed.templates import Templates, templates
 
-__all__ = ["Exposure", "classifier_stars", "mono_stamps"]
+__all__ = ["Exposure", "classifier_stars", "exposures", "mono_stamps"]
 
 
 def mono_stamps(psf: FieldInterpolator, positions: np.ndarray) -> np.ndarray:
@@ -136,6 +136,22 @@ class Exposure:
         )
 
 
+def exposures(n_fields: int, n_train: int, n_test: int, spectra: str, first_seed: int = 1) -> list[Exposure]:
+    """Independent fields: each with its own wavefronts, stars and noise, under one seed for all three.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two: the next field is the complementary exposure of each.
+    """
+    if n_fields < 2:
+        raise ValueError(f"n_fields is {n_fields}; expected 2 or more, each the other exposure of another")
+    return [
+        Exposure(seed, StarConfig(seed=seed, n_train=n_train, n_test=n_test), spectra)
+        for seed in range(first_seed, first_seed + n_fields)
+    ]
+
+
 def classifier_stars(stars: StarSet, psf: FieldInterpolator | None = None) -> ClassifierStars:
     """Hand stars to a classifier, with the stamps of a PSF, true or fitted, at their places.
 
@@ -146,4 +162,4 @@ def classifier_stars(stars: StarSet, psf: FieldInterpolator | None = None) -> Cl
     if np.isfinite(stars.gain):
         sigma = np.sqrt(stars.variance(stars.stamps))  # (N, ny, nx)
     psfs = None if psf is None else mono_stamps(psf, stars.positions)
-    return ClassifierStars(stars.stamps, stars.labels, psfs, sigma)
+    return ClassifierStars(stars.stamps, np.array(stars.labels), psfs, sigma)

@@ -100,6 +100,11 @@ class PsfStars:
     sed: np.ndarray
     templates: np.ndarray
 
+    def take(self, rows: slice | np.ndarray) -> PsfStars:
+        """Return the stars of some rows."""
+        arrays = ("positions", "stamps", "sigma", "sed")
+        return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
+
 
 @dataclass(frozen=True, eq=False)
 class FittedPsf:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ import joblib
 import numpy as np
 import torch
 
-from astro_utils.psf import Optics
+from astro_utils.psf.metrics import evaluate
+from astro_utils.results import write_json
 from astro_utils.starsed.exposures import Exposure
-from astro_utils.starsed.psf_fits import PARAMETRIC, WAVEDIFF, FitBudget, PsfStars, fit_psf
+from astro_utils.starsed.psf_fits import PARAMETRIC, WAVEDIFF, FitBudget, PsfStars, fit_psf, read_fit
 from astro_utils.starsed.stamps import StarSet
 
-__all__ = ["PsfJob", "known_stars", "run_jobs"]
+__all__ = ["PsfJob", "PsfResult", "known_stars", "run_jobs"]
 
 
 def known_stars(stars: StarSet, exposure: Exposure) -> PsfStars:
@@ -35,16 +37,19 @@ class PsfJob:
     method : str
         One of :data:`astro_utils.starsed.psf_fits.METHODS`.
     stars : PsfStars
-    optics : Optics
-        Of the telescope.
+    exposure : Exposure
+        For the telescope, and for the truth that the fit is compared with.
     budget : FitBudget
+    test : PsfStars, optional
+        Stars at whose places and with whose spectra the fit is compared with the truth; by default it is not.
     seed : int
     """
 
     method: str
     stars: PsfStars
-    optics: Optics
+    exposure: Exposure
     budget: FitBudget
+    test: PsfStars | None = None
     seed: int = 0
 
     @property
@@ -65,7 +70,7 @@ class PsfJob:
         else:
             names += [f"psf/{name}.py" for name in ("fit", "field_likelihood", "linearise", "joint")]
             settings = self.budget.starts, self.budget.iterations, self.budget.coarse
-        digest = hashlib.sha256(f"{self.method} {self.optics!r} {settings} {self.seed}".encode())
+        digest = hashlib.sha256(f"{self.method} {self.exposure.optics!r} {settings} {self.seed}".encode())
         for name in names:
             digest.update((package / name).read_bytes())
         for array in vars(self.stars).values():
@@ -73,15 +78,34 @@ class PsfJob:
         return digest.hexdigest()[:20]
 
 
-def _run(name: str, job: PsfJob, path: Path, threads: int) -> tuple[str, Path]:
-    if not path.is_file():
-        torch.set_num_threads(threads)
-        fit_psf(job.method, job.stars, job.optics, job.budget, path, seed=job.seed)
-    return name, path
+@dataclass(frozen=True, eq=False)
+class PsfResult:
+    """A fit: the file of its tensors, and its errors of :func:`astro_utils.psf.metrics.evaluate`."""
+
+    path: Path
+    errors: dict
 
 
-def run_jobs(jobs: Mapping[str, PsfJob], folder: Path, workers: int) -> Iterator[tuple[int, str, Path]]:
-    """Run jobs in parallel processes and yield (jobs done, name, file of the fit).
+def _run(name: str, job: PsfJob, path: Path, threads: int) -> tuple[str, PsfResult]:
+    torch.set_num_threads(threads)
+    optics = job.exposure.optics
+    if path.is_file():
+        fitted = read_fit(path, optics)
+    else:
+        fitted = fit_psf(job.method, job.stars, optics, job.budget, path, seed=job.seed)
+    if job.test is None:
+        return name, PsfResult(path, {})
+    record = path.with_suffix(f".{len(job.test.sed)}.json")  # the first so many test stars of the field
+    if not record.is_file():
+        errors = evaluate(
+            fitted.psf, job.exposure.wavefronts, optics, job.test.positions, job.test.sed.astype(np.float32)
+        )
+        write_json(record, errors | {"seconds": fitted.fit["seconds"], "n_stars": fitted.fit["n_stars"]})
+    return name, PsfResult(path, json.loads(record.read_text(encoding="utf-8")))
+
+
+def run_jobs(jobs: Mapping[str, PsfJob], folder: Path, workers: int) -> Iterator[tuple[int, str, PsfResult]]:
+    """Run jobs in parallel processes and yield (jobs done, name, result).
 
     Parameters
     ----------
@@ -100,5 +124,5 @@ def run_jobs(jobs: Mapping[str, PsfJob], folder: Path, workers: int) -> Iterator
         for name in order
     ]
     finished = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(calls)
-    for done, (name, path) in enumerate(finished, start=1):
-        yield done, name, path
+    for done, (name, result) in enumerate(finished, start=1):
+        yield done, name, result

@@ -11,10 +11,20 @@ import pandas as pd
 
 from astro_utils.ordinal import class_accuracy, ranked_probability_score, top_two, within_one
 from astro_utils.results import metric_row
-from astro_utils.starsed.classify import SAME, TRUE
+from astro_utils.starsed.classify import CNN, PCA, SAME, TRAINED, TRUE
+from astro_utils.starsed.likelihoods import LIKELIHOOD
 from astro_utils.starsed.templates import CLASSES
 
-__all__ = ["TRIVIAL", "model_name", "paired_gain", "per_star", "probabilities", "read_answers", "score_rows"]
+__all__ = [
+    "TRIVIAL",
+    "compact_answers",
+    "model_name",
+    "paired_gain",
+    "per_star",
+    "probabilities",
+    "read_answers",
+    "score_rows",
+]
 
 TRIVIAL = "one class for all"
 N_CLASSES = len(CLASSES)
@@ -27,7 +37,7 @@ def read_answers(paths: Iterable[Path]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
-def model_name(method: str, psf: str, pixel_only: Sequence[str] = ("PCA+MLP", "CNN+MLP")) -> str:
+def model_name(method: str, psf: str, pixel_only: Sequence[str] = (PCA, CNN)) -> str:
     """Name of a method with a PSF in tables."""
     return method if method in pixel_only else f"{method}, PSF {psf}"
 
@@ -126,6 +136,13 @@ def summarise(table: pd.DataFrame, n_bootstrap: int) -> dict[str, dict[str, floa
     return out | {f"recall_{name}": {"value": v} for name, v in zip(CLASSES, recalls, strict=True)}
 
 
+def compact_answers(answers: pd.DataFrame) -> pd.DataFrame:
+    """Return answers in few bytes: probabilities in steps of 0.0025, text as categories."""
+    out = answers.copy()
+    out[_P] = np.round(400 * answers[_P].to_numpy(dtype=float)).clip(0, 400).astype(np.uint16)
+    return out.astype({name: "category" for name in ("test", "method", "psf")} | {"field": np.int16})
+
+
 def _trivial(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(predicted=np.int8(6), **dict.fromkeys(_P, 1 / N_CLASSES))
 
@@ -146,7 +163,7 @@ def score_rows(answers: pd.DataFrame, profile: str, n_train: int, n_bootstrap: i
     for (test, method, psf), table in answers.groupby(["test", "method", "psf"], sort=False):
         fields = table["field"].nunique()
         common = {"profile": profile, "sky": "simulated", "experiment": test, "seeds": fields}
-        trained = n_train if method in ("PCA+MLP", "CNN+MLP", "SVM+PSF") else 0
+        trained = n_train if method in TRAINED else 0
         rows.append(
             metric_row(
                 **common,
@@ -156,7 +173,7 @@ def score_rows(answers: pd.DataFrame, profile: str, n_train: int, n_bootstrap: i
                 metrics=summarise(table, n_bootstrap),
             )
         )
-        if test == SAME and method == "template likelihood" and psf == TRUE:
+        if test == SAME and method == LIKELIHOOD and psf == TRUE:
             rows.append(
                 metric_row(
                     **common,

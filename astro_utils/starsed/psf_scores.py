@@ -1,0 +1,97 @@
+"""Errors of fitted PSFs over fields, as metric rows and as tables of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from astro_utils.results import format_scores, metric_row
+from astro_utils.starsed.psf_jobs import PsfResult
+
+__all__ = ["EXPERIMENT", "error_table", "psf_rows", "size_table"]
+
+EXPERIMENT = "PSF errors"
+#: Name in ``metrics.json``, name in :func:`astro_utils.psf.metrics.evaluate`.
+_METRICS = {
+    "relative_error": "relative",
+    "relative_error_fine": "super_relative",
+    "opd_error": "opd_relative_no_piston",
+    "e1_rmse": "e1",
+    "e2_rmse": "e2",
+    "size_rmse": "r2",
+    "seconds": "seconds",
+}
+
+
+def psf_rows(results: Mapping[tuple[str, str, int], PsfResult], profile: str) -> list[dict[str, Any]]:
+    """Average the errors of each method and set of stars over fields.
+
+    Parameters
+    ----------
+    results : mapping
+        (method, set, field) to a result with errors.
+    profile : str
+
+    Returns
+    -------
+    list of dict
+        Rows of :func:`astro_utils.results.metric_row`, ``sd`` being that between fields. Of the stars within
+        a field, ``relative_error_star_sd`` is the standard deviation. Percentages are per cent.
+    """
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for (method, name, _), result in results.items():
+        groups.setdefault((method, name), []).append(result.errors)
+    rows = []
+    for (method, name), errors in groups.items():
+        values = {key: np.array([e[source] for e in errors]) for key, source in _METRICS.items()}
+        values["relative_error_mono"] = np.array([np.mean(e["mono_relative"]) for e in errors])
+        metrics = {
+            key: {"value": v.mean(), "sd": v.std(ddof=1) if len(v) > 1 else np.nan}
+            for key, v in values.items()
+        }
+        metrics["relative_error_star_sd"] = {"value": np.mean([e["relative_std"] for e in errors])}
+        rows.append(
+            metric_row(
+                profile=profile,
+                sky="simulated",
+                experiment=EXPERIMENT,
+                model=f"{method}, {name}",
+                n_train=errors[0]["n_stars"],
+                n_test=errors[0]["n"],
+                seeds=len(errors),
+                metrics=metrics,
+            )
+        )
+    return rows
+
+
+def size_table(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Rows of PSF errors with the columns ``method`` and ``n_stars`` that figures want."""
+    part = metrics[metrics["experiment"] == EXPERIMENT]
+    return part.assign(method=part["model"].str.rsplit(", ", n=1).str[0], n_stars=part["n_train"].astype(int))
+
+
+def error_table(metrics: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
+    """Errors of every fit, and the relative error that the original prints for its model and set."""
+    part = metrics[metrics["experiment"] == EXPERIMENT]
+    table = format_scores(
+        part,
+        {
+            "relative_error": ("error, 1 × [%]", 1, 2),
+            "relative_error_fine": ("error, 3 × [%]", 1, 2),
+            "relative_error_mono": ("monochromatic [%]", 1, 2),
+            "opd_error": ("wavefront [%]", 1, 0),
+            "e1_rmse": ("e1 [0.001]", 1000, 2),
+            "e2_rmse": ("e2 [0.001]", 1000, 2),
+            "size_rmse": ("R² [%]", 100, 2),
+            "seconds": ("time [s]", 1, 0),
+        },
+    )
+    known = printed.dropna(subset="relative_error").set_index("model")["relative_error"]
+    names = part["model"].str.replace("WaveDiff as published, ", "WaveDiff ", regex=False)
+    table.insert(0, "fields", part["seeds"].astype(int).to_numpy())
+    table.insert(1, "printed [%]", [f"{known[n]:.2f}" if n in known else "" for n in names])
+    return table
