@@ -1,4 +1,4 @@
-"""Measure the PSF: stars a second, exactly and from coarse pupils, a catalogue of one field, and the errors.
+"""Measure the PSF: stars a second, exact and coarse, a catalogue of one field, and fits to noisy stars.
 
 ``make bench`` writes ``data/published/bench/psf.json``, from which the book shows a table. Run by itself with
 ``OMP_WAIT_POLICY=passive``, as the Makefile does: threads that spin distort times on a busy machine.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from bench import machine
 from torch import Tensor
 
+from astro_utils.models.wavediff import WaveDiff
 from astro_utils.paths import project_root
 from astro_utils.psf import (
     FieldInterpolator,
@@ -29,22 +31,58 @@ from astro_utils.psf import (
     aperture,
     random_field,
 )
+from astro_utils.psf.metrics import relative_pixel_error
 from astro_utils.psf.pupil import mix
+from astro_utils.psf.wavediff_training import Schedule, train
 from astro_utils.results import write_json
+from astro_utils.starsed.exposures import Exposure
+from astro_utils.starsed.psf_fits import JOINT, OURS, WAVEDIFF, FitBudget, fit_psf
+from astro_utils.starsed.psf_jobs import known_stars
+from astro_utils.starsed.stamps import StarSet
+from astro_utils.starsed.star_samples import read_stars
+from astro_utils.starsed.stars import StarConfig
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured: stars of a batch, of the catalogue and of the errors, nodes, repetitions."""
+    """How much is measured.
+
+    Stars of a batch, of the catalogue and of the errors, nodes, repetitions; stars that PSFs are fitted to,
+    with known spectra (`fits`) and without (`joint`), steps of a fit at most, and for WaveDiff the stars and
+    the epochs of each phase. Spectra are those of the original, which need its data, or of a package.
+    """
 
     batch: int = 32
     catalogue: int = 13_000
     nodes: tuple[int, ...] = (12, 16, 22)
     errors: int = 64
     repeats: int = 5
+    fits: tuple[int, ...] = (50, 200, 2000)
+    joint: int = 2050
+    starts: int = 3
+    iterations: int = 40
+    tests: int = 300
+    wavediff: int = 64
+    epochs: int = 2
+    spectra: str = "pickles"
+    exposure_nodes: int = 22
 
 
-QUICK = Sizes(batch=2, catalogue=300, nodes=(4,), errors=2, repeats=1)
+QUICK = Sizes(
+    batch=2,
+    catalogue=300,
+    nodes=(4,),
+    errors=2,
+    repeats=1,
+    fits=(4,),
+    joint=4,
+    starts=1,
+    iterations=1,
+    tests=4,
+    wavediff=32,
+    spectra="stelib",
+    exposure_nodes=2,
+)
 
 
 def stars(optics: Optics, n: int, seed: int = 0) -> tuple[np.ndarray, Tensor]:
@@ -155,6 +193,64 @@ def measure_catalogue(optics: Optics, field: WavefrontField, nodes: int, sizes: 
     }
 
 
+def observe(sizes: Sizes) -> tuple[Exposure, StarSet]:
+    """Draw and observe the published recipe's stars: all that are fitted, then the tests."""
+    config = StarConfig(seed=1, n_train=max(*sizes.fits, sizes.joint, sizes.wavediff), n_test=sizes.tests)
+    exposure = Exposure(1, config, sizes.spectra, nodes=sizes.exposure_nodes)
+    with tempfile.TemporaryDirectory() as folder:
+        path = exposure.write(Path(folder, "stars.h5"), progress=False)
+        return exposure, read_stars(path, slice(None))
+
+
+def measure_fit(exposure: Exposure, observed: StarSet, n: int, method: str, sizes: Sizes) -> dict:
+    """Time a fit to the first n stars, and compare test stars without noise with those of the telescope."""
+    labels = np.full(n, -1) if method == JOINT else observed.labels[:n]
+    fitted_to = known_stars(replace(observed.rows(slice(n)), labels=labels), exposure)
+    budget = FitBudget(coarse=4, starts=sizes.starts, iterations=sizes.iterations)
+    with tempfile.TemporaryDirectory() as folder:
+        start, process = time.perf_counter(), time.process_time()
+        fitted = fit_psf(method, fitted_to, exposure.optics, budget, Path(folder, "psf.safetensors"))
+        seconds, process = time.perf_counter() - start, time.process_time() - process
+    tests = observed.rows(exposure.rows("test"))
+    positions, sed = (
+        torch.from_numpy(a) for a in (tests.positions, exposure.templates.weights[tests.labels])
+    )
+    with torch.no_grad():
+        pairs = zip(positions.split(16), sed.split(16), strict=True)
+        images = torch.cat([mix(fitted.psf.monochromatic(where), weights) for where, weights in pairs])
+    errors = relative_pixel_error(images, tests.noiseless)
+    row = {"method": method, "stars": n, "coarse": budget.coarse, "steps": fitted.fit["steps"]}
+    row |= {"seconds": round(seconds, 1), "process_seconds": round(process, 1)}
+    row |= {"relative_error": round(errors["relative"], 3), "tests": len(sed)}
+    if method == JOINT:
+        found = fitted.fit["probabilities"].argmax(1).numpy()
+        row["class_accuracy"] = round(float((found == observed.labels[:n]).mean()), 3)
+    return row
+
+
+def measure_wavediff(exposure: Exposure, observed: StarSet, coarse: int, sizes: Sizes) -> dict:
+    """Time some hundred passes of WaveDiff, and extrapolate to the published schedule for 2,000 stars."""
+    n, few, published = 2000, sizes.wavediff, Schedule.published(2000)
+    some = known_stars(observed.rows(slice(few)), exposure)
+    each = (sizes.epochs,) * len(published.map_epochs)
+    short = replace(published, parametric_epochs=each, map_epochs=each)
+    model = WaveDiff(optics=replace(exposure.optics, mask_edge=False), coarse=coarse, seed=1)
+    ends = [time.perf_counter()]
+    data = some.positions, some.sed, some.stamps
+    train(model, *data, short, seed=1, report=lambda row: ends.append(time.perf_counter()))
+    epochs = np.diff(ends).reshape(len(short.phases), sizes.epochs)[:, 1:].mean(1)  # without the first ones
+    seconds = [n * phase.epochs * one / few for phase, one in zip(published.phases, epochs, strict=True)]
+    return {
+        "method": WAVEDIFF,
+        "stars": n,
+        "coarse": coarse,
+        "passes_measured": short.passes(few),
+        "passes_published": published.passes(n),
+        "milliseconds_per_pass": [round(1000 * float(one) / few, 2) for one in epochs],
+        "seconds_extrapolated": round(float(sum(seconds))),
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measure all cases and write the tables; with ``--quick`` write nothing unless ``--out`` is given."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -171,13 +267,22 @@ def main(argv: list[str] | None = None) -> None:
     for nodes in sizes.nodes:
         catalogues.append(measure_catalogue(optics, field, nodes, sizes))
         print(catalogues[-1], flush=True)
+    exposure, observed = observe(sizes)
+    cases = [(n, OURS) for n in sizes.fits] + [(sizes.joint, JOINT)]
+    fits = []
+    for n, method in cases:
+        fits.append(measure_fit(exposure, observed, n, method, sizes))
+        print(fits[-1], flush=True)
+    for coarse in (4, 2):
+        fits.append(measure_wavediff(exposure, observed, coarse, sizes))
+        print(fits[-1], flush=True)
     on = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     kind = {**machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "device": on}
     out = options.out
     if out is None and not options.quick:
         out = project_root() / "data" / "published" / "bench" / "psf.json"
     if out is not None:
-        print(write_json(out, {"machine": kind, "models": models, "catalogues": catalogues}))
+        print(write_json(out, {"machine": kind, "models": models, "catalogues": catalogues, "fits": fits}))
 
 
 if __name__ == "__main__":

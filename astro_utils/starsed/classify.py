@@ -142,7 +142,12 @@ class ClassifyJob:
 
 
 def plan(
-    fields: Sequence[Exposure], fits: Sequence[Mapping[str, Any]], folder: Path, budget: ClassifyBudget
+    fields: Sequence[Exposure],
+    fits: Sequence[Mapping[str, Any]],
+    folder: Path,
+    budget: ClassifyBudget,
+    *,
+    cnn_fields: int | None = None,
 ) -> list[ClassifyJob]:
     """List all jobs: every classifier with the true PSF, and those that read a PSF with each fitted one.
 
@@ -155,6 +160,8 @@ def plan(
     folder : path
         Of the samples, ``field_<seed>.h5``, and of the fits.
     budget : ClassifyBudget
+    cnn_fields : int, optional
+        Train the convolutional network, which takes the longest, in the first so many fields only.
     """
     others = dict(zip([e.field_seed for e in fields], [*fields[1:], fields[0]], strict=True))
     by_key = {(fit["method"], fit["set"], fit["field"]): str(Path(folder) / fit["file"]) for fit in fits}
@@ -162,7 +169,8 @@ def plan(
     for exposure in fields:
         other = others[exposure.field_seed]
         samples = [str(Path(folder) / f"field_{e.field_seed}.h5") for e in (exposure, other)]
-        jobs += [ClassifyJob(kind, exposure, other, *samples, TRUE, budget) for kind in KINDS]
+        kinds = [kind for kind in KINDS if kind != CNN or exposure in fields[:cnn_fields]]
+        jobs += [ClassifyJob(kind, exposure, other, *samples, TRUE, budget) for kind in kinds]
         for (method, name, field), fit in by_key.items():
             if field == exposure.field_seed:
                 other_fit = by_key.get((method, name, other.field_seed))

@@ -23,6 +23,7 @@ __all__ = [
     "per_star",
     "probabilities",
     "read_answers",
+    "restored_answers",
     "score_rows",
 ]
 
@@ -141,6 +142,14 @@ def compact_answers(answers: pd.DataFrame) -> pd.DataFrame:
     out = answers.copy()
     out[_P] = np.round(400 * answers[_P].to_numpy(dtype=float)).clip(0, 400).astype(np.uint16)
     return out.astype({name: "category" for name in ("test", "method", "psf")} | {"field": np.int16})
+
+
+def restored_answers(compact: pd.DataFrame) -> pd.DataFrame:
+    """Return answers that :func:`compact_answers` made small, with probabilities of sum one."""
+    out = compact.astype({name: str for name in ("test", "method", "psf")})
+    p = compact[_P].to_numpy(dtype=float) + 1e-3
+    out[_P] = p / p.sum(1, keepdims=True)
+    return out
 
 
 def _trivial(table: pd.DataFrame) -> pd.DataFrame:
