@@ -25,6 +25,7 @@ from astro_utils.results import (
     write_metrics,
 )
 from astro_utils.separation.sets import TASKS
+from astro_utils.starsed.templates import CLASSES as STELLAR
 
 
 def row(model="boosting", metrics=None, **keys):
@@ -187,6 +188,10 @@ def standard_names():
     names |= {"accuracy_gain", "nll_gain", "auc_gain", "p_value", "sigma_mad_ratio", "crps_ratio"}
     names |= {"parameters", "seconds", "epochs", "best_epoch"}
     names |= {f"{what}_{level}" for what in ("coverage", "mean_size", "empty") for level in (68, 90, 95, 99)}
+    # Stellar types: ordered classes, errors of PSFs in per cent, labels of added stars.
+    names |= {"within_one", "top_two", "rps", "label_accuracy"} | {f"recall_{name}" for name in STELLAR}
+    names |= {f"relative_error{part}" for part in ("", "_fine", "_mono", "_star_sd")}
+    names |= {"opd_error", "e1_rmse", "e2_rmse", "size_rmse"}
     return names | {f"leaked{part}" for part in leaks}
 
 
