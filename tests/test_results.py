@@ -190,7 +190,7 @@ def standard_names():
     names |= {f"{what}_{level}" for what in ("coverage", "mean_size", "empty") for level in (68, 90, 95, 99)}
     # Stellar types: ordered classes, errors of PSFs in per cent, labels of added stars.
     names |= {"within_one", "top_two", "rps", "label_accuracy"} | {f"recall_{name}" for name in STELLAR}
-    names |= {f"relative_error{part}" for part in ("", "_fine", "_mono", "_star_sd")}
+    names |= {f"relative_error{part}" for part in ("", "_fine", "_mono", "_scatter")}
     names |= {"opd_error", "e1_rmse", "e2_rmse", "size_rmse"}
     return names | {f"leaked{part}" for part in leaks}
 

@@ -162,4 +162,5 @@ def classifier_stars(stars: StarSet, psf: FieldInterpolator | None = None) -> Cl
     if np.isfinite(stars.gain):
         sigma = np.sqrt(stars.variance(stars.stamps))  # (N, ny, nx)
     psfs = None if psf is None else mono_stamps(psf, stars.positions)
-    return ClassifierStars(stars.stamps, np.array(stars.labels), psfs, sigma)
+    labels = np.array(stars.labels) if (stars.labels >= 0).all() else None
+    return ClassifierStars(stars.stamps, labels, psfs, sigma)

@@ -201,7 +201,7 @@ def improvement_rows(
         errors = result.errors
         metrics = {
             "relative_error": errors["relative"],
-            "relative_error_star_sd": errors["relative_std"],
+            "relative_error_scatter": errors["relative_std"],
             "relative_error_fine": errors["super_relative"],
             "seconds": errors["seconds"],
             "label_accuracy": extras.accuracy(source),

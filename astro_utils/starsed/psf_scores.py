@@ -39,7 +39,7 @@ def psf_rows(results: Mapping[tuple[str, str, int], PsfResult], profile: str) ->
     -------
     list of dict
         Rows of :func:`astro_utils.results.metric_row`, ``sd`` being that between fields. Of the stars within
-        a field, ``relative_error_star_sd`` is the standard deviation. Percentages are per cent.
+        a field, ``relative_error_scatter`` is the standard deviation. Percentages are per cent.
     """
     groups: dict[tuple[str, str], list[dict]] = {}
     for (method, name, _), result in results.items():
@@ -52,7 +52,7 @@ def psf_rows(results: Mapping[tuple[str, str, int], PsfResult], profile: str) ->
             key: {"value": v.mean(), "sd": v.std(ddof=1) if len(v) > 1 else np.nan}
             for key, v in values.items()
         }
-        metrics["relative_error_star_sd"] = {"value": np.mean([e["relative_std"] for e in errors])}
+        metrics["relative_error_scatter"] = {"value": np.mean([e["relative_std"] for e in errors])}
         rows.append(
             metric_row(
                 profile=profile,

@@ -17,6 +17,7 @@ NOTEBOOKS = [
     rules.starsed_results.output.notebook,
     rules.starsed_improve.output.notebook,
     rules.starsed_audit.output.notebook,
+    rules.starsed_own_stars.output.notebook,
     rules.sky_samples.output.notebook,
     rules.sky_fidelity.output.notebook,
     rules.sky_real_pixels.output.notebook,

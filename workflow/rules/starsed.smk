@@ -104,3 +104,18 @@ rule starsed_audit:
     threads: workflow.cores
     shell:
         EXECUTE
+
+
+rule starsed_own_stars:
+    input:
+        notebook="notebooks/starsed/7_own_stars.ipynb",
+        modules=modules("notebooks/starsed/7_own_stars.ipynb"),
+        field=rules.starsed_stars.output.field,
+    output:
+        notebook="book/starsed/7_own_stars.ipynb",
+        types=f"{STARSED}/own_types.csv",
+    params:
+        parameters=parameters("starsed/7_own_stars"),
+        partial=partial("starsed/7_own_stars"),
+    shell:
+        EXECUTE
