@@ -11,19 +11,23 @@ The unknowns are the polynomials in field position of all Zernike coefficients, 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from astro_utils.psf.climb import damped_steps, quasi_newton_steps
 from astro_utils.psf.field_likelihood import Evaluation, FieldLikelihood, StarImages, cheaper
 from astro_utils.psf.optics import Optics
 from astro_utils.psf.pupil import PupilModel
 from astro_utils.psf.wavefront import WavefrontField, monomials, random_field
 
 __all__ = ["FieldFit", "FitSettings", "field_prior", "fit_field"]
+
+#: Excess of chi^2, in standard deviations, beyond which a fit counts as stuck.
+_STUCK = 3.0
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,20 @@ class FitSettings:
     Parameters
     ----------
     starts : int
-        Points to start from: a flat wavefront, then random fields. The best fit is kept.
+        Points to start from at most: a flat wavefront, then random fields as long as no fit has come down to
+        the noise (see :attr:`FieldFit.excess`). The best fit is kept.
     subset : int
         With more stars than this, the starts are made with so many of them, and all stars continue the best.
     nodes : int
-        With more than nodes x nodes stars, stamps are interpolated from nodes x nodes points of the field.
+        With more than twice nodes x nodes stars, stamps are interpolated from nodes x nodes points of the
+        field.
     iterations : int
-        Steps at most from each start, and with all stars.
+        Steps at most, of each of the two kinds of :mod:`astro_utils.psf.climb`, from each start and with all
+        stars.
     tolerance : float
-        Expected gain in log-posterior below which steps end.
+        Expected gain in log-posterior below which steps end. The noise alone moves it by half the number of
+        parameters, so that errors of images no longer change where steps gain less than some units. Starts
+        that all stars continue end at ten times this.
     seed : int
         Of the random starts and the subset.
 
@@ -55,7 +64,7 @@ class FitSettings:
     subset: int = 100
     nodes: int = 14
     iterations: int = 40
-    tolerance: float = 0.5
+    tolerance: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -78,7 +87,7 @@ class FieldFit:
     log_posterior : float
         At the maximum, up to a constant of the stars and the prior.
     start_log_posteriors : tuple of float
-        Of the best fits from all starts, with the stars that the starts were made with.
+        Of the best fits from the starts that were needed, with the stars that these were made with.
     chi2 : torch.Tensor
         (N,) of the stars, which have stamp^2 pixels each.
     excess : float
@@ -87,7 +96,7 @@ class FieldFit:
     probabilities : torch.Tensor
         (N, C) of the stars' candidate spectra, with the wavefront at its best.
     history : list of dict
-        Steps: stage, iteration, loss, temperature, reduced_chi2, damping, seconds.
+        Steps: stage, iteration, loss, temperature, reduced_chi2, seconds.
     seconds : float
         Wall time.
     """
@@ -174,9 +183,9 @@ def fit_field(
 
     Notes
     -----
-    The posterior is climbed by Levenberg-Marquardt steps. Their matrix of second derivatives (Gauss-Newton)
-    is that of a cheaper model, for some tens of positions: it sets the direction only. Loss and gradient, and
-    the covariance of the result, are those of `model` itself.
+    Steps are those of :mod:`astro_utils.psf.climb`. Their matrix of second derivatives (Gauss-Newton) is that
+    of a cheaper model, for some tens of positions: it sets the direction only. Loss and gradient, and the
+    covariance of the result, are those of `model` itself.
 
     Images do not change to first order with even modes of a symmetric pupil, whose sign they leave open. The
     telescope's is asymmetric enough. What else makes a flat wavefront a poor start is that the first steps
@@ -203,17 +212,19 @@ def fit_field(
     else:
         points = [posterior.white(start.coefficients[1:].to(zeros))]
     history, best = [], []
+    rough = settings if few is stars else replace(settings, tolerance=10 * settings.tolerance)
     for i, z in enumerate(points):
-        best.append(_climb(posterior, z, settings, history, stage=f"start {i}", anneal=True))
+        best.append(_climb(posterior, z, rough, history, f"start {i}"))
+        if _excess(best[-1][2], few, optics.stamp**2) < _STUCK:
+            break
     losses = tuple(-loss for _, loss, _ in best)
     z, loss, value = min(best, key=lambda result: result[1])
     if few is not stars:
         posterior = _Posterior(_likelihood(model, stars, settings), prior)
-        z, loss, value = _climb(posterior, z, settings, history, stage="all stars", anneal=True)
+        z, loss, value = _climb(posterior, z, settings, history, "all stars")
     inverse = torch.linalg.inv(posterior.curvature(z, value.probabilities, 1.0, exact=True))
-    n, pixels = len(stars), optics.stamp**2
     used = len(inverse) - float(inverse.trace())  # parameters that the data determine, not the prior
-    excess = (float(value.chi2.sum()) - n * pixels + used) / (2 * n * pixels) ** 0.5
+    excess = _excess(value, stars, optics.stamp**2, used)
     inverse = inverse.view(posterior.shape * 2)
     coefficients = torch.cat([zeros[:1], posterior.coefficients(z)])
     return FieldFit(
@@ -230,7 +241,23 @@ def fit_field(
 
 
 def _likelihood(model: PupilModel, stars: StarImages, settings: FitSettings) -> FieldLikelihood:
-    return FieldLikelihood(model, stars, nodes=settings.nodes if len(stars) > settings.nodes**2 else None)
+    # Each node is propagated twice, a star of its own once.
+    return FieldLikelihood(model, stars, nodes=settings.nodes if len(stars) > 2 * settings.nodes**2 else None)
+
+
+def _excess(value: Evaluation, stars: StarImages, pixels: int, used: float = 0.0) -> float:
+    """By how many standard deviations the sum of chi^2 exceeds the pixels less the parameters used."""
+    pixels *= len(stars)
+    return (float(value.chi2.sum()) - pixels + used) / (2 * pixels) ** 0.5
+
+
+def _climb(
+    posterior: _Posterior, z: Tensor, settings: FitSettings, history: list[dict], stage: str
+) -> tuple[Tensor, float, Evaluation]:
+    """Take damped steps as long as they gain more than noise does, then quasi-Newton steps to the top."""
+    common = {"steps": settings.iterations, "history": history, "stage": stage}
+    z, *_ = damped_steps(posterior, z, enough=max(len(z), settings.tolerance), **common)
+    return quasi_newton_steps(posterior, z, tolerance=settings.tolerance, **common)
 
 
 class _Posterior:
@@ -240,6 +267,7 @@ class _Posterior:
         self.likelihood, self.sketch = likelihood, cheaper(likelihood.model)
         self.lower = torch.linalg.cholesky(prior)
         self.shape = likelihood.model.optics.modes - 1, len(prior)
+        self.pixels = likelihood.stamps.numel()
 
     def coefficients(self, z: Tensor) -> Tensor:
         return z.view(self.shape) @ self.lower.T
@@ -259,56 +287,3 @@ class _Posterior:
         h = self.likelihood.curvature(self.coefficients(z), probabilities, model) / temperature
         h = torch.einsum("ambn,mp,nq->apbq", h, self.lower, self.lower).flatten(2).flatten(0, 1)
         return h + torch.eye(len(h), dtype=h.dtype, device=h.device)
-
-
-def _climb(
-    posterior: _Posterior,
-    z: Tensor,
-    settings: FitSettings,
-    history: list[dict],
-    *,
-    stage: str,
-    anneal: bool = False,
-) -> tuple[Tensor, float, Evaluation]:
-    """Take Levenberg-Marquardt steps; return the best point, its loss and its values.
-
-    With `anneal` the variance of the noise is raised to what the residuals are, until these have fallen to
-    the noise: so long, the prior holds back what the first, wrong derivatives would make of the data.
-    """
-    started, damping, curvature = time.perf_counter(), 1.0, None
-    pixels = posterior.likelihood.stamps.numel()
-    loss, gradient, value = posterior(z, 1.0)
-    temperature = 1.0
-    for iteration in range(settings.iterations):
-        reduced = float(value.chi2.sum()) / pixels
-        wanted = reduced if anneal and reduced > 1.1 else 1.0
-        if iteration == 0 or wanted < 0.9 * temperature or (wanted == 1 and temperature > 1):
-            temperature, curvature = wanted, None
-            loss, gradient, value = posterior(z, temperature)
-        if curvature is None:
-            curvature = posterior.curvature(z, value.probabilities, temperature)
-        step, expected = _step(gradient, curvature, damping)
-        new = posterior(z + step, temperature)
-        ratio = (loss - new[0]) / expected
-        if new[0] < loss:
-            z, (loss, gradient, value) = z + step, new
-        damping *= 0.2 if ratio > 0.7 else 1.0 if ratio > 0.3 else 4.0
-        row = {"stage": stage, "iteration": iteration, "loss": loss, "temperature": temperature}
-        row |= {"reduced_chi2": float(value.chi2.sum()) / pixels, "damping": damping}
-        history.append(row | {"seconds": time.perf_counter() - started})
-        if _step(gradient, curvature, 0.0)[1] < settings.tolerance:
-            if temperature == 1:
-                break
-            anneal = False
-        if not 0.8 < ratio < 1.25 and new[0] <= loss:
-            curvature = None  # where steps do what is expected of them, an old matrix serves
-    if temperature > 1:
-        loss, _, value = posterior(z, 1.0)
-    return z, loss, value
-
-
-def _step(gradient: Tensor, curvature: Tensor, damping: float) -> tuple[Tensor, float]:
-    """Step of Levenberg and Marquardt, and the fall of the loss that is expected of it."""
-    damped = curvature + damping * torch.eye(len(curvature)).to(curvature)
-    step = -torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(damped))[:, 0]
-    return step, -float(gradient @ step + 0.5 * step @ (curvature @ step))

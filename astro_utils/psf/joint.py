@@ -93,8 +93,8 @@ def fit_field_and_spectra(
     prior : torch.Tensor, optional
         As in :func:`~astro_utils.psf.fit.fit_field`.
     labelled_enough : int
-        With so many stars of known spectra the first wavefront is fitted to these, else to some stars that
-        are all given the mean of their candidates.
+        With so many stars of known spectra the first wavefront is fitted to these, else to some of all
+        stars, with all their candidates: where the noise is still raised to the residuals, these count alike.
 
     Returns
     -------
@@ -111,19 +111,9 @@ def fit_field_and_spectra(
     prior = field_prior(model.optics) if prior is None else prior
     weights = softmax(stars.log_prior, axis=1)  # (N, C)
     known = np.flatnonzero(weights.max(1) > 1 - 1e-9)
-    if len(known) >= labelled_enough:
-        rows = known
-    else:
-        rng = np.random.default_rng(settings.seed)
-        rows = np.sort(rng.permutation(len(stars))[: settings.subset])
-    some = stars.take(rows)
-    seds = np.einsum("nc,ncb->nb", weights[rows], some.candidates)
-    first = fit_field(
-        model,
-        StarImages.known(some.stamps, some.positions, seds, some.sigma, some.flux),
-        settings=settings,
-        prior=prior,
-    )
+    if len(known) < labelled_enough:
+        return fit_field(model, stars, settings=settings, prior=prior)
+    first = fit_field(model, stars.take(known), settings=settings, prior=prior)
     fit = fit_field(model, stars, settings=settings, prior=prior, start=first.field)
     return replace(
         fit,

@@ -68,7 +68,7 @@ class PsfJob:
             names += ["models/wavediff.py", "psf/wavediff_training.py"]
             settings = self.budget.epochs_share, self.budget.coarse
         else:
-            names += [f"psf/{name}.py" for name in ("fit", "field_likelihood", "linearise", "joint")]
+            names += [f"psf/{name}.py" for name in ("fit", "climb", "field_likelihood", "linearise", "joint")]
             settings = self.budget.starts, self.budget.iterations, self.budget.coarse
         digest = hashlib.sha256(f"{self.method} {self.exposure.optics!r} {settings} {self.seed}".encode())
         for name in names:
