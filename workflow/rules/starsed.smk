@@ -7,6 +7,7 @@ rule starsed_stars:
     input:
         notebook="notebooks/starsed/1_stars.ipynb",
         modules=modules("notebooks/starsed/1_stars.ipynb"),
+        tables="data/sky/covey2007_locus.ecsv",  # behind the stellar library
     output:
         notebook="book/starsed/1_stars.ipynb",
         field=f"{STARSED}/field_1.h5",
@@ -94,6 +95,7 @@ rule starsed_audit:
     input:
         notebook="notebooks/starsed/6_audit.ipynb",
         modules=modules("notebooks/starsed/6_audit.ipynb"),
+        tables="data/sky/covey2007_locus.ecsv",
         published=STARSED_PUBLISHED,
     output:
         notebook="book/starsed/6_audit.ipynb",
