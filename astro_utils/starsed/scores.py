@@ -172,7 +172,7 @@ def score_rows(answers: pd.DataFrame, profile: str, n_train: int, n_bootstrap: i
     for (test, method, psf), table in answers.groupby(["test", "method", "psf"], sort=False):
         fields = table["field"].nunique()
         common = {"profile": profile, "sky": "simulated", "experiment": test, "seeds": fields}
-        trained = n_train if method in TRAINED else 0
+        trained = n_train if method.startswith(TRAINED) else 0
         rows.append(
             metric_row(
                 **common,

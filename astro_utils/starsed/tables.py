@@ -13,7 +13,8 @@ from astro_utils.results import format_scores
 from astro_utils.starsed.classify import CNN, OTHER, PCA, SAME, SVM, TRUE
 from astro_utils.starsed.likelihoods import LIKELIHOOD, LIKELIHOOD_UNIT, OURS, OURS_UNIT
 from astro_utils.starsed.psf_scores import EXPERIMENT
-from astro_utils.starsed.scores import TRIVIAL, model_name, per_star
+from astro_utils.starsed.realistic import REALISTIC
+from astro_utils.starsed.scores import TRIVIAL, model_name, paired_gain, per_star
 from astro_utils.starsed.templates import CLASSES
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "printed_lines",
     "psf_table",
     "published_table",
+    "realistic_table",
     "snr_table",
 ]
 
@@ -98,6 +100,19 @@ def exposure_table(metrics: pd.DataFrame) -> pd.DataFrame:
     }
     table = pd.concat(both, axis=1)
     return table.dropna()
+
+
+def realistic_table(metrics: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Compare methods on realistic stars, each with ours on the same stars."""
+    part = metrics[metrics["experiment"] == REALISTIC].sort_values("accuracy")
+    table = format_scores(part, _COLUMNS | {"nll": ("NLL", 1, 3), "ece": ("ECE", 1, 3)})
+    stars = answers[answers["test"] == REALISTIC]
+    ours, gains = stars[stars["method"] == OURS], []
+    for model in part["model"]:
+        gain = paired_gain(ours, stars[stars["method"] == model.removesuffix(f", PSF {TRUE}")])
+        gains.append(f"{100 * gain['value']:+.1f} [{100 * gain['lo']:.1f}, {100 * gain['hi']:.1f}]")
+    table["ours less this [points]"] = gains
+    return table
 
 
 def field_table(answers: pd.DataFrame, names: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
