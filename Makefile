@@ -65,9 +65,10 @@ references: $(READY)  ## Execute every notebook at its defaults and keep the out
 publish: $(READY)  ## Keep the results of PROFILE with the repository, in data/published
 	@python workflow/publish.py $(PROFILE)
 
-bench: $(READY)  ## Measure the simulated sky and training, and keep the tables with the repository (fifteen minutes)
+bench: $(READY)  ## Measure the simulated sky, training and the PSF, and keep the tables with the repository (fifteen minutes)
 	@python workflow/bench.py
 	@python workflow/bench_training.py
+	@python workflow/bench_psf.py
 
 lock: ## Pin the newest versions that pyproject.toml admits into requirements.lock
 	@$(PYTHON) workflow/lock.py

@@ -224,7 +224,7 @@ def test_the_command_writes_all_pages(tree, monkeypatch):
     monkeypatch.chdir(tree / "book")
     pages.main(["--profile", "quick", "--out", "_generated"])
     out = tree / "book" / "_generated"
-    names = ["bench.md", "bench_training.md", "downloads.md", "scoreboard.md", "status.md"]
+    names = ["bench.md", "bench_psf.md", "bench_training.md", "downloads.md", "scoreboard.md", "status.md"]
     assert sorted(p.name for p in out.iterdir()) == names
     link = re.search(r"\[PNG\]\(([^)]+)\)", (out / "downloads.md").read_text())[1]
     # Pages of the book's own folder include the generated ones, so links start there.

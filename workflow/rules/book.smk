@@ -33,7 +33,7 @@ rule pages:
     output:
         pages=expand(
             "book/_generated/{page}.md",
-            page=["scoreboard", "status", "downloads", "bench", "bench_training"],
+            page=["scoreboard", "status", "downloads", "bench", "bench_training", "bench_psf"],
         ),
     params:
         profile=PROFILE,
