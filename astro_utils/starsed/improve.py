@@ -164,7 +164,7 @@ def sizes_of(published: str, ours: str, controls: str, joint: str) -> dict[tuple
     ours : str
         Of ours with labels of the machine, of the likelihood, and true ones.
     controls : str
-        Of either with random labels and with the mean, and of WaveDiff with true ones.
+        Of ours with random labels and with the mean. WaveDiff with true labels is that of the set S6.
     joint : str
         Of the joint fit, with 50 labels and with none.
     """
@@ -174,7 +174,6 @@ def sizes_of(published: str, ours: str, controls: str, joint: str) -> dict[tuple
 
     sizes = {(WAVEDIFF, SVM): numbers(published)}
     sizes |= {(OURS, source): numbers(ours) for source in (SVM, LIKELIHOOD, TRUE)}
-    sizes[WAVEDIFF, TRUE] = numbers(controls)
     sizes |= {(OURS, source): numbers(controls) for source in (RANDOM, MEAN)}
     sizes[JOINT, NONE] = [n for size in numbers(joint) for n in (size, -size)]
     return sizes
