@@ -118,13 +118,15 @@ class Exposure:
         """Rows of a set of stars (:func:`astro_utils.starsed.stars.subset`)."""
         return subset(name, self.stars)
 
-    def write(self, path: str | Path, *, workers: int = 1, progress: bool = True) -> Path:
+    def write(
+        self, path: str | Path, *, workers: int = 1, progress: bool = True, overwrite: bool = False
+    ) -> Path:
         """Draw the stars, observe them and write them as a sample, or find that they are there.
 
         Raises
         ------
         astro_utils.sample_format.SampleError
-            When another sample is at `path`.
+            When another sample is at `path`, unless it may be overwritten.
         """
         psf: Any = _Stamps(self.true_psf())
         if self.stars.max_shift:
@@ -132,7 +134,14 @@ class Exposure:
             fine = FieldInterpolator(oversampled, self.nodes)
             psf = FourierShifted(lambda positions: mono_stamps(fine, positions), self.optics.oversampling)
         return write_stars(
-            path, self.stars, psf, self.star_spectra, psf_key=self.key, workers=workers, progress=progress
+            path,
+            self.stars,
+            psf,
+            self.star_spectra,
+            psf_key=self.key,
+            workers=workers,
+            progress=progress,
+            overwrite=overwrite,
         )
 
 
