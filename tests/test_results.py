@@ -192,6 +192,19 @@ def standard_names():
     names |= {"within_one", "top_two", "rps", "label_accuracy"} | {f"recall_{name}" for name in STELLAR}
     names |= {f"relative_error{part}" for part in ("", "_fine", "_mono", "_scatter")}
     names |= {"opd_error", "e1_rmse", "e2_rmse", "size_rmse"}
+    # Its audit: what scores lose, spreads of reshuffles and fields, signal-to-noise ratios, stars counted.
+    names |= {
+        "accuracy_loss",
+        "within_less_top",
+        "relative",
+        "relative_std",
+        "share",
+        "trained",
+        "matched_sn",
+    }
+    names |= {"standard_error", "standard_error_mean", "reshuffles_spread", "fields_spread", "field_scatter"}
+    names |= {"lowest", "highest", "snr_lowest", "snr_highest", "matched_lowest", "matched_highest"}
+    names |= {"matched_squared_by_snr"}
     return names | {f"leaked{part}" for part in leaks}
 
 

@@ -227,10 +227,10 @@ def test_fields_that_differ_are_told_from_fields_that_do_not():
     alike, apart = total([0.53] * 5), total([0.50, 0.52, 0.54, 0.56, 0.58])
     assert alike["p_value"] > 0.5 and alike["field_scatter"] == 0
     assert apart["p_value"] < 1e-6
-    assert apart["field_sd"] == pytest.approx(np.std([0.50, 0.52, 0.54, 0.56, 0.58], ddof=1), abs=2e-3)
+    assert apart["fields_spread"] == pytest.approx(np.std([0.50, 0.52, 0.54, 0.56, 0.58], ddof=1), abs=2e-3)
     error = np.sqrt(0.54 * 0.46 / 5000)
     assert apart["standard_error_mean"] == pytest.approx(error, rel=0.01)
-    assert apart["field_scatter"] == pytest.approx(np.sqrt(apart["field_sd"] ** 2 - error**2), rel=0.01)
+    assert apart["field_scatter"] == pytest.approx(np.sqrt(apart["fields_spread"] ** 2 - error**2), rel=0.01)
     assert apart["standard_error"] == pytest.approx(np.sqrt(0.54 * 0.46 / 1000), rel=0.01)
 
 
@@ -241,7 +241,7 @@ def test_p_values_of_equal_fields_are_uniform():
 
 
 def test_spread_of_reshuffles():
-    assert total([0.5, 0.6, 0.55], 0.016)["reshuffle_sd"] == pytest.approx(0.016, rel=0.3)
+    assert total([0.5, 0.6, 0.55], 0.016)["reshuffles_spread"] == pytest.approx(0.016, rel=0.3)
 
 
 # ------------------------------------------------------------------------------------------------ pupils
@@ -274,7 +274,7 @@ def confirming():
     lost = {"accuracy_loss": 0.03, "accuracy_loss_lo": 0.02, "accuracy_loss_hi": 0.04}
     level = {"accuracy_loss": -0.01, "accuracy_loss_lo": -0.02, "accuracy_loss_hi": 0.0}
     low, high = ({"accuracy": v, "accuracy_lo": v - 0.02, "accuracy_hi": v + 0.02} for v in (0.46, 0.60))
-    spreads = {"reshuffle_sd": 0.015, "standard_error": 0.0158, "field_sd": 0.016, "p_value": 0.01}
+    spreads = {"reshuffles_spread": 0.015, "standard_error": 0.0158, "fields_spread": 0.016, "p_value": 0.01}
     rows = {
         ("top two", audit.SVM): wide,
         ("top two", audit.LIKELIHOOD): wide,
@@ -314,8 +314,8 @@ CONTRARY = [
     (9, "labels", audit.labelled(50), {"accuracy_hi": 0.42}),
     (10, "labels", audit.LIKELIHOOD, {"accuracy_loss_hi": 0.025}),
     (11, "labels", audit.OTHER_FIELD, {"accuracy_loss_hi": 0.035}),
-    (12, "reshuffles", "SVM, all fields", {"reshuffle_sd": 0.03}),
-    (12, "reshuffles", "SVM, all fields", {"reshuffle_sd": 0.01}),
+    (12, "reshuffles", "SVM, all fields", {"reshuffles_spread": 0.03}),
+    (12, "reshuffles", "SVM, all fields", {"reshuffles_spread": 0.01}),
     (13, "reshuffles", "SVM, all fields", {"p_value": 0.2}),
     (14, "protocol", "signal-to-noise", {"matched_squared_by_snr": 32.0}),
     (15, "SNR", f"{audit.SVM}, SNR 80-110", {"accuracy_lo": 0.45}),

@@ -93,20 +93,20 @@ def _label_findings(metrics: pd.DataFrame) -> list[tuple]:
 
 def _field_findings(metrics: pd.DataFrame) -> list[tuple]:
     one = select(metrics, experiment="reshuffles", model="SVM, all fields")
-    ratio = one["reshuffle_sd"] / one["standard_error"]
+    ratio = one["reshuffles_spread"] / one["standard_error"]
     return [
         (
             5,
             "Reshuffles of one field spread as the number of test stars makes them, to 30 %",
             "ratio near 1",
-            f"{_per_cent(one, 'reshuffle_sd', 2)} against {_per_cent(one, 'standard_error', 2)}",
+            f"{_per_cent(one, 'reshuffles_spread', 2)} against {_per_cent(one, 'standard_error', 2)}",
             abs(ratio - 1) < 0.3,
         ),
         (
             5,
             "Fields differ by more than the error of a mean over reshuffles (p < 0.05)",
             "fields from 52.4 to 55.6",
-            f"spread {_per_cent(one, 'field_sd', 2)} against {_per_cent(one, 'standard_error_mean', 2)}, "
+            f"spread {_per_cent(one, 'fields_spread', 2)} against {_per_cent(one, 'standard_error_mean', 2)}, "
             f"p = {one['p_value']:.2g}",
             one["p_value"] < 0.05,
         ),

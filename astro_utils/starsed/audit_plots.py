@@ -135,9 +135,9 @@ def field_figure(metrics: pd.DataFrame) -> Figure:
     left.set(xlabel="field", ylabel="accuracy [%]", xlim=(0.5, len(at) + 0.5))
     left.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.0))
     names = {
-        "reshuffle_sd": "reshuffles of one field",
+        "reshuffles_spread": "reshuffles of one field",
         "standard_error": "one accuracy, binomial",
-        "field_sd": "means of fields",
+        "fields_spread": "means of fields",
         "standard_error_mean": "mean of a field, binomial",
     }
     right.barh(list(names.values()), [100 * total[name] for name in names], color=COLOURS[0], height=0.6)

@@ -118,8 +118,8 @@ def answer_rows(table: pd.DataFrame, profile: str, n_bootstrap: int, seed: int =
 def reshuffle_rows(table: pd.DataFrame, profile: str) -> list[dict[str, Any]]:
     """Score the reshuffles of :func:`astro_utils.starsed.audit.reshuffle_table`, of each field and of all.
 
-    The last has ``reshuffle_sd``, the spread of reshuffles of one field; ``standard_error`` of one accuracy
-    and ``standard_error_mean`` of a field's mean, binomial; ``field_sd``, the spread of the means of fields;
+    The last has ``reshuffles_spread``, the spread of reshuffles of one field; ``standard_error`` of one accuracy
+    and ``standard_error_mean`` of a field's mean, binomial; ``fields_spread``, the spread of the means of fields;
     ``field_scatter``, what of it the binomial error leaves; and ``p_value``, the chance of such a spread if
     fields were equal (chi-squared of the means about their mean).
     """
@@ -131,10 +131,10 @@ def reshuffle_rows(table: pd.DataFrame, profile: str) -> list[dict[str, Any]]:
     variance = overall * (1 - overall) / fields["n_effective"].first()
     metrics = {
         "accuracy": {"value": overall, "sd": mean.std(ddof=1)},
-        "reshuffle_sd": np.sqrt((sd**2).mean()),
+        "reshuffles_spread": np.sqrt((sd**2).mean()),
         "standard_error": np.sqrt(overall * (1 - overall) / n_test),
         "standard_error_mean": np.sqrt(variance.mean()),
-        "field_sd": mean.std(ddof=1),
+        "fields_spread": mean.std(ddof=1),
         "field_scatter": np.sqrt(max(0.0, mean.var(ddof=1) - variance.mean())),
         "p_value": chi2.sf(((mean - overall) ** 2 / variance).sum(), len(mean) - 1),
     }
