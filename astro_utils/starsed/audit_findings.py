@@ -106,8 +106,8 @@ def _field_findings(metrics: pd.DataFrame) -> list[tuple]:
             5,
             "Fields differ by more than the error of a mean over reshuffles (p < 0.05)",
             "fields from 52.4 to 55.6",
-            f"spread {_per_cent(one, 'fields_spread', 2)} against {_per_cent(one, 'standard_error_mean', 2)}, "
-            f"p = {one['p_value']:.2g}",
+            f"spread {_per_cent(one, 'fields_spread', 2)} "
+            f"against {_per_cent(one, 'standard_error_mean', 2)}, p = {one['p_value']:.2g}",
             one["p_value"] < 0.05,
         ),
     ]

@@ -118,10 +118,10 @@ def answer_rows(table: pd.DataFrame, profile: str, n_bootstrap: int, seed: int =
 def reshuffle_rows(table: pd.DataFrame, profile: str) -> list[dict[str, Any]]:
     """Score the reshuffles of :func:`astro_utils.starsed.audit.reshuffle_table`, of each field and of all.
 
-    The last has ``reshuffles_spread``, the spread of reshuffles of one field; ``standard_error`` of one accuracy
-    and ``standard_error_mean`` of a field's mean, binomial; ``fields_spread``, the spread of the means of fields;
-    ``field_scatter``, what of it the binomial error leaves; and ``p_value``, the chance of such a spread if
-    fields were equal (chi-squared of the means about their mean).
+    The last has ``reshuffles_spread``, the spread of reshuffles of one field; ``standard_error`` of one
+    accuracy and ``standard_error_mean`` of a field's mean, binomial; ``fields_spread``, the spread of the
+    means of fields; ``field_scatter``, what of it the binomial error leaves; and ``p_value``, the chance of
+    such a spread if fields were equal (chi-squared of the means about their mean).
     """
     fields = table.groupby("field")
     mean, sd = fields["accuracy"].mean(), fields["accuracy"].std(ddof=1)
