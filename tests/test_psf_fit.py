@@ -155,29 +155,32 @@ class Valley:
 
 def test_quasi_newton_steps_learn_what_the_metric_lacks():
     factors = torch.tensor([1, 4, 0.3, 1, 5, 2, 1, 0.5]).double()
-    for bend in (0.0, 0.2):
+    for bend in (0.1, 0.0):
         valley, history = Valley(factors, bend), []
         start = torch.full((8,), 5.0).double()
         z, loss, _ = quasi_newton_steps(valley, start, steps=60, tolerance=1e-9, history=history, stage="a")
         assert loss < 1e-8 * valley(start, 1.0)[0]
-        assert valley.calls < 60 and valley.curvatures == 1
+        assert valley.calls < 40 and valley.curvatures == 1
         assert loss == valley(z, 1.0)[0] == history[-1]["loss"]
         assert all(after["loss"] < before["loss"] for before, after in itertools.pairwise(history))
-    # Without what the steps learn, the metric alone gets nowhere near in as many.
+    # Without what the steps learn, the metric alone gets nowhere near in ten times as many.
     z, metric = start, torch.linalg.inv(valley.curvature(start, None, 1.0) + torch.eye(8))
-    for _ in range(len(history)):
+    for _ in range(10 * len(history)):
         z = z - 0.3 * metric @ valley(z, 1.0)[1]
     assert valley(z, 1.0)[0] > 1e3 * loss
 
 
 def test_damped_steps_end_where_they_are_told():
-    valley, history = Valley(torch.ones(8).double(), 0.2), []
+    valley, history = Valley(torch.ones(8).double(), 0.05), []
     start = torch.full((8,), 5.0).double()
     z, loss, value = damped_steps(valley, start, steps=60, enough=1.0, history=history, stage="a")
     assert 0 < loss < 10 and loss == valley(z, 1.0)[0] and float(value.chi2) == pytest.approx(1000 + 2 * loss)
     assert history[0]["temperature"] > 10  # far away the noise is raised to the residuals
     assert history[-1]["temperature"] == 1
     assert [row["iteration"] for row in history] == list(range(len(history)))
+    hot: list = []
+    z_hot, loss_hot, _ = damped_steps(valley, start, steps=1, enough=1.0, history=hot, stage="b")
+    assert hot[-1]["temperature"] > 10 and loss_hot == valley(z_hot, 1.0)[0]
     again: list = []
     assert damped_steps(valley, z, steps=60, enough=20.0, history=again, stage="a")[1] == loss and not again
 
