@@ -176,6 +176,3 @@ def findings(metrics: pd.DataFrame) -> pd.DataFrame:
     rows = [row for part in parts for row in part(metrics)]
     out = pd.DataFrame(rows, columns=["check", "claim", "expected", "found", "confirmed"])
     return out.astype({"confirmed": bool})
-
-
-# ----------------------------------------------------------------------------------------------- figures

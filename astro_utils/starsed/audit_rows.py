@@ -166,8 +166,13 @@ def protocol_rows(fields: Sequence[AuditField], profile: str) -> list[dict[str, 
     share = CNNClassifier().train_share
     return [
         _row(profile, "protocol", "signal-to-noise", 0, len(snr), len(fields), scores),
-        _row(profile, "protocol", "CNN", 10_000, 0, 1, {"trained": round(10_000 * share), "share": share}),
+        _row(
+            profile,
+            "protocol",
+            "CNN",
+            10_000,
+            len(snr),
+            1,
+            {"trained": round(10_000 * share), "share": share},
+        ),
     ]
-
-
-# ---------------------------------------------------------------------------------------------- findings

@@ -104,6 +104,8 @@ def against_stars(
             None if bars is None else bars.fillna(0),
             color=COLOURS[i % len(COLOURS)],
             marker=MARKERS[i % len(MARKERS)],
+            ls="--" if i >= len(COLOURS) else "-",  # when colours begin anew
+            mfc="w" if i >= len(COLOURS) else None,
             ms=5,
             lw=1.2,
             capsize=2,
