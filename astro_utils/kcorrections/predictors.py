@@ -1,0 +1,261 @@
+"""Our predictors of K, one for each amount of knowledge: no redshift, a density p(z), the redshift itself.
+
+Each is fitted to galaxies with a true K and asked for others.
+
+- :class:`WithoutRedshift` learns K from photometry alone.
+- :class:`WithDensity` averages over p(z) the K that templates give a galaxy at each redshift, and takes the
+  mean with what is learned directly.
+- :class:`WithRedshift` is the median of four ways to learn K at a known redshift, two of them from the error
+  of kcorrect: templates know how light is redshifted, the galaxies know what the templates get wrong.
+- :class:`TemplateDensity` learns nothing but n(z): p(z) and K are the templates'.
+- :class:`AtMedianRedshift` is kcorrect at a photometric redshift, as it is commonly used.
+
+Kernels and trees are combined throughout: the one is smooth and sees combinations of colours, the other
+follows edges, and their errors are not the same.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from astro_utils.kcorrections.features import Features
+from astro_utils.kcorrections.kernel import KernelRegression
+from astro_utils.kcorrections.knowledge import Knowledge
+from astro_utils.kcorrections.polynomials import box_powers, fit_polynomial
+from astro_utils.kcorrections.redshift_density import LENGTHS, RedshiftDensity
+
+__all__ = [
+    "AtMedianRedshift",
+    "Boosting",
+    "TemplateDensity",
+    "WithDensity",
+    "WithRedshift",
+    "WithoutRedshift",
+]
+
+#: Length scales of the kernels that know the redshift: one on colours alone, one on everything.
+_COLOURS = {"colour": 1.5, "magnitude": 1.5, "redshift": 1.5}
+_EVERYTHING = {
+    "colour": 1.75,
+    "magnitude": 1.75,
+    "petrosian colour": 8.75,
+    "concentration": 8.75,
+    "error": 8.75,
+    "petrosian error": 8.75,
+    "redshift": 1.2,
+}
+
+
+class Boosting:
+    """Gradient-boosted trees with options for some thousand galaxies and about twenty features.
+
+    Parameters
+    ----------
+    seed : int
+        Of the features that each split may choose from.
+    iterations : int
+        Trees.
+    """
+
+    def __init__(self, *, seed: int = 0, iterations: int = 400) -> None:
+        self._trees = HistGradientBoostingRegressor(
+            max_iter=iterations,
+            learning_rate=0.04,
+            max_leaf_nodes=12,
+            min_samples_leaf=15,
+            l2_regularization=1.0,
+            max_features=0.4,
+            early_stopping=False,
+            random_state=seed,
+        )
+
+    def fit(self, features: np.ndarray, target: np.ndarray) -> Boosting:
+        """Fit to features (N, F) and a target (N,)."""
+        self._trees.fit(features, target)
+        return self
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Predict (N,)."""
+        return self._trees.predict(features)
+
+
+class WithoutRedshift:
+    """K from photometry alone: two parts of kernel regression and one of boosting, each a mean over seeds.
+
+    Parameters
+    ----------
+    members : int
+        Kernels, with other centres, and boosted ensembles, with other draws of features.
+    seed : int
+        Of the first member.
+    """
+
+    KERNEL_SHARE = 2 / 3
+
+    def __init__(self, *, members: int = 3, seed: int = 0) -> None:
+        self._seeds = range(members * seed, members * (seed + 1))
+
+    def fit(self, known: Knowledge, k: np.ndarray) -> WithoutRedshift:
+        """Fit to galaxies with true K (N,)."""
+        features, values = known.features, known.features.values
+        lengths = features.lengths(LENGTHS) * np.sqrt(len(features.kinds) / 18)
+        self._kernels = [KernelRegression(lengths=lengths, seed=seed).fit(values, k) for seed in self._seeds]
+        self._trees = [Boosting(seed=seed).fit(values, k) for seed in self._seeds]
+        return self
+
+    def predict(self, known: Knowledge) -> np.ndarray:
+        """K of other galaxies, (N,) mag."""
+        kernel, trees = (
+            np.mean([model.predict(known.features.values) for model in models], axis=0)
+            for models in (self._kernels, self._trees)
+        )
+        return self.KERNEL_SHARE * kernel + (1 - self.KERNEL_SHARE) * trees
+
+
+class WithDensity:
+    """K averaged over p(z) and templates, two parts in five, and K learned directly, three in five.
+
+    Parameters
+    ----------
+    max_redshift : float
+        Where p(z) ends.
+    seed : int
+    """
+
+    DENSITY_SHARE = 0.4
+
+    def __init__(self, *, max_redshift: float = 0.45, seed: int = 0) -> None:
+        self._direct = WithoutRedshift(seed=seed)
+        self._density = RedshiftDensity(max_redshift=max_redshift, seed=seed)
+
+    def fit(self, known: Knowledge, k: np.ndarray) -> WithDensity:
+        """Fit p(z) to the redshifts of the training galaxies, and the direct part to their K (N,)."""
+        known.need("z")
+        self._density.fit(known.features, known.z, known.groups)
+        self._direct.fit(known, k)
+        return self
+
+    def average(self, known: Knowledge) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and spread of K over p(z) and templates alone, (N,) mag each; NaN where no template fits."""
+        known.need("grid")
+        return known.grid.average(self._density.quantiles(known.features))
+
+    def predict(self, known: Knowledge) -> np.ndarray:
+        """K of other galaxies, (N,) mag."""
+        direct, mean = self._direct.predict(known), self.average(known)[0]
+        mean = np.where(known.grid.trusted & np.isfinite(mean), mean, direct)
+        return self.DENSITY_SHARE * mean + (1 - self.DENSITY_SHARE) * direct
+
+
+class AtMedianRedshift:
+    """The templates' K at the median of p(z): kcorrect with photometric redshifts.
+
+    Parameters
+    ----------
+    max_redshift : float
+        Where p(z) ends.
+    seed : int
+    """
+
+    def __init__(self, *, max_redshift: float = 0.45, seed: int = 0) -> None:
+        self._density = RedshiftDensity(max_redshift=max_redshift, seed=seed)
+
+    def fit(self, known: Knowledge, k: np.ndarray) -> AtMedianRedshift:
+        """Fit p(z) to the redshifts of the training galaxies; their K is not used."""
+        known.need("z")
+        self._density.fit(known.features, known.z, known.groups)
+        return self
+
+    def predict(self, known: Knowledge) -> np.ndarray:
+        """K of other galaxies, (N,) mag; NaN where no template fits."""
+        known.need("grid")
+        return known.grid.at(np.median(self._density.quantiles(known.features), axis=1)[:, None])[:, 0]
+
+
+class TemplateDensity:
+    """K averaged over a p(z) that templates give: n(z) of the training set times exp(-chi2 / 2).
+
+    Parameters
+    ----------
+    max_redshift : float
+    """
+
+    #: Standard deviation by which n(z) is smoothed.
+    SMOOTHING = 0.01
+
+    def __init__(self, *, max_redshift: float = 0.45) -> None:
+        self._grid = np.linspace(0.005, max_redshift, 179)
+
+    def fit(self, known: Knowledge, k: np.ndarray) -> TemplateDensity:
+        """Take n(z) from the training galaxies; their K is not used."""
+        known.need("z")
+        gaps = (self._grid[:, None] - known.z[None, :]) / self.SMOOTHING
+        self._prior = np.exp(-0.5 * gaps**2).mean(1) + 1e-6
+        return self
+
+    def predict(self, known: Knowledge) -> np.ndarray:
+        """K of other galaxies, (N,) mag; NaN where no template fits."""
+        known.need("grid")
+        density = self._prior * known.grid.likelihood(self._grid)
+        total = density.sum(1, keepdims=True)
+        fitted = total > 0
+        uniform = np.full(density.shape, 1 / density.shape[1])  # of these K is NaN at each redshift
+        return known.grid.average(
+            self._grid, np.where(fitted, density / np.where(fitted, total, 1), uniform)
+        )[0]
+
+
+class WithRedshift:
+    """K at a known redshift: the median of four predictions, or the mean of two where templates are left out.
+
+    Two learn what K is beyond the mean at the redshift, by a kernel and by trees; far from all that they have
+    seen they return to that mean. Two learn the error of kcorrect, again by a kernel and by trees; they go
+    where kcorrect goes. A galaxy with a broken band sends the pairs apart, and the median lies between.
+
+    Parameters
+    ----------
+    templates : bool
+        Whether ``k_templates`` is used.
+    seed : int
+    """
+
+    #: Degree of the polynomial in redshift that is the mean of K.
+    DEGREE = 7
+
+    def __init__(self, *, templates: bool = True, seed: int = 0) -> None:
+        self.templates, self.seed = templates, seed
+
+    def _inputs(self, known: Knowledge) -> tuple[np.ndarray, np.ndarray, Features]:
+        """Find the mean of K at the redshift (N,), kcorrect's K (N,) and the features."""
+        known.need("z", *["k_templates"] * self.templates)
+        mean = self._mean(known.z[:, None])
+        features, base = known.features.join("redshift", known.z), mean
+        if self.templates:
+            base = np.where(np.isfinite(known.k_templates), known.k_templates, mean)
+            features = features.join("template", base - mean)
+        return mean, base, features
+
+    def _kernel(self, features: Features, lengths: dict[str, float]) -> KernelRegression:
+        return KernelRegression(lengths=features.lengths(lengths), n_centres=900, ridge=1e-6, seed=self.seed)
+
+    def fit(self, known: Knowledge, k: np.ndarray) -> WithRedshift:
+        """Fit to galaxies with true K (N,)."""
+        known.need("z")
+        self._mean = fit_polynomial(known.z[:, None], k, box_powers(self.DEGREE))
+        mean, base, features = self._inputs(known)
+        pairs = [(self._kernel(features, _EVERYTHING), k - mean), (Boosting(seed=self.seed), k - mean)]
+        if self.templates:
+            pairs += [
+                (self._kernel(features, _COLOURS), k - base),
+                (Boosting(seed=self.seed + 1), k - base),
+            ]
+        self._models = [model.fit(features.values, target) for model, target in pairs]
+        return self
+
+    def predict(self, known: Knowledge) -> np.ndarray:
+        """K of other galaxies, (N,) mag."""
+        mean, base, features = self._inputs(known)
+        starts = [mean, mean, base, base]
+        answers = [s + m.predict(features.values) for s, m in zip(starts, self._models, strict=False)]
+        return np.median(answers, axis=0)
