@@ -55,9 +55,9 @@ lint: $(READY)
 	@echo "--- ruff"
 	@ruff check . && ruff format --check .
 
-notebooks: $(READY)  ## Run nbval: every notebook at its defaults against its committed outputs
+notebooks: $(READY)  ## Run nbval, two studies at a time: every notebook at its defaults against its outputs
 	@echo "--- nbval"
-	@python -m pytest -p no:cacheprovider -W ignore --nbval-lax notebooks
+	@ls -d notebooks/*/ | xargs -P 2 -I STUDY python -m pytest -q -p no:cacheprovider -W ignore --nbval-lax STUDY
 
 references: $(READY)  ## Execute every notebook at its defaults and keep the outputs as the new reference
 	@python workflow/references.py
