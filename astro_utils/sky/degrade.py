@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from astro_utils.photometry import asinh_to_flux
+from astro_utils.sample_writer import one_thread
 from astro_utils.sky.measure import Conditions
 from astro_utils.sky.profile_bank import profile_bank
 from astro_utils.sky.simulate import aperture_correction, field_conditions, measured_columns, per_band
@@ -138,6 +139,7 @@ def sky_noise(images: np.ndarray, table: pd.DataFrame, survey: Survey) -> np.nda
     return np.where(noise > 0, noise, survey.sky_sigma)
 
 
+@one_thread()  # as a shard is made: with other numbers of threads, sums differ in the last digits
 def remeasure(
     images: np.ndarray, table: pd.DataFrame, survey: Survey, seed: int | None = None
 ) -> pd.DataFrame:
