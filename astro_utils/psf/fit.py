@@ -29,6 +29,9 @@ __all__ = ["FieldFit", "FitSettings", "field_prior", "fit_field"]
 #: Excess of chi^2, in standard deviations, beyond which a fit counts as stuck.
 _STUCK = 3.0
 
+#: Rounds of steps at most. Where stars are many, even modes of the wavefront lie in long curved valleys.
+_ROUNDS = 3
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -45,8 +48,8 @@ class FitSettings:
         With more than twice nodes x nodes stars, stamps are interpolated from nodes x nodes points of the
         field.
     iterations : int
-        Steps at most, of each of the two kinds of :mod:`astro_utils.psf.climb`, from each start and with all
-        stars.
+        Steps at most, of each of the two kinds of :mod:`astro_utils.psf.climb`, in a round. Where it needs
+        more, the fit to all stars goes on for three rounds, each with new second derivatives.
     tolerance : float
         Expected gain in log-posterior below which steps end. The noise alone moves it by half the number of
         parameters, so that errors of images no longer change where steps gain less than some units. Starts
@@ -170,7 +173,7 @@ def fit_field(
     prior : torch.Tensor, optional
         (M, M) covariance of the polynomial's coefficients of each mode, by default :func:`field_prior`.
     start : WavefrontField, optional
-        Where to start, in place of all other points.
+        Where to start with all stars, in place of all other points.
 
     Returns
     -------
@@ -202,7 +205,7 @@ def fit_field(
         raise ValueError(f"start has shape {tuple(start.coefficients.shape)}; expected {(optics.modes, m)}")
     rng = np.random.default_rng(settings.seed)
     few = stars
-    if len(stars) > settings.subset:
+    if start is None and len(stars) > settings.subset:
         few = stars.take(np.sort(rng.choice(len(stars), settings.subset, replace=False)))
     posterior = _Posterior(_likelihood(model, few, settings), prior)
     zeros = torch.zeros(posterior.shape, dtype=torch.float64, device=model.basis.device)
@@ -212,16 +215,18 @@ def fit_field(
     else:
         points = [posterior.white(start.coefficients[1:].to(zeros))]
     history, best = [], []
-    rough = settings if few is stars else replace(settings, tolerance=10 * settings.tolerance)
+    rough, rounds = settings, _ROUNDS
+    if few is not stars:
+        rough, rounds = replace(settings, tolerance=10 * settings.tolerance), 1
     for i, z in enumerate(points):
-        best.append(_climb(posterior, z, rough, history, f"start {i}"))
+        best.append(_climb(posterior, z, rough, history, f"start {i}", rounds=rounds))
         if _excess(best[-1][2], few, optics.stamp**2) < _STUCK:
             break
     losses = tuple(-loss for _, loss, _ in best)
     z, loss, value = min(best, key=lambda result: result[1])
     if few is not stars:
         posterior = _Posterior(_likelihood(model, stars, settings), prior)
-        z, loss, value = _climb(posterior, z, settings, history, "all stars")
+        z, loss, value = _climb(posterior, z, settings, history, "all stars", rounds=_ROUNDS)
     inverse = torch.linalg.inv(posterior.curvature(z, value.probabilities, 1.0, exact=True))
     used = len(inverse) - float(inverse.trace())  # parameters that the data determine, not the prior
     excess = _excess(value, stars, optics.stamp**2, used)
@@ -241,8 +246,9 @@ def fit_field(
 
 
 def _likelihood(model: PupilModel, stars: StarImages, settings: FitSettings) -> FieldLikelihood:
-    # Each node is propagated twice, a star of its own once.
-    return FieldLikelihood(model, stars, nodes=settings.nodes if len(stars) > 2 * settings.nodes**2 else None)
+    if len(stars) <= 2 * settings.nodes**2:  # each node is propagated twice, a star of its own once
+        return FieldLikelihood(model, stars)
+    return FieldLikelihood(model, stars, nodes=settings.nodes, sites=10)
 
 
 def _excess(value: Evaluation, stars: StarImages, pixels: int, used: float = 0.0) -> float:
@@ -252,12 +258,17 @@ def _excess(value: Evaluation, stars: StarImages, pixels: int, used: float = 0.0
 
 
 def _climb(
-    posterior: _Posterior, z: Tensor, settings: FitSettings, history: list[dict], stage: str
+    posterior: _Posterior, z: Tensor, settings: FitSettings, history: list[dict], stage: str, *, rounds: int
 ) -> tuple[Tensor, float, Evaluation]:
     """Take damped steps as long as they gain more than noise does, then quasi-Newton steps to the top."""
     common = {"steps": settings.iterations, "history": history, "stage": stage}
-    z, *_ = damped_steps(posterior, z, enough=max(len(z), settings.tolerance), **common)
-    return quasi_newton_steps(posterior, z, tolerance=settings.tolerance, **common)
+    for _ in range(rounds):
+        z, *_ = damped_steps(posterior, z, enough=max(len(z), settings.tolerance), **common)
+        before = len(history)
+        z, loss, value = quasi_newton_steps(posterior, z, tolerance=settings.tolerance, **common)
+        if len(history) - before < settings.iterations:
+            break
+    return z, loss, value
 
 
 class _Posterior:
