@@ -12,7 +12,8 @@ import pandas as pd
 __all__ = ["KINDS", "Features", "photometric_features"]
 
 #: Model colours and r magnitude; Petrosian colours, and the model minus the Petrosian r magnitude, which
-#: tells how concentrated the light is; logarithms of the errors of both.
+#: tells how concentrated the light is; logarithms of the errors of both; radii, axis ratio and what a point
+#: source would have, of surveys that measure them; what an embedding of the image says of redshift and K.
 KINDS = (
     "colour",
     "magnitude",
@@ -20,6 +21,8 @@ KINDS = (
     "concentration",
     "error",
     "petrosian error",
+    "shape",
+    "embedding",
     "redshift",
     "template",
 )
@@ -58,6 +61,11 @@ class Features:
     def join(self, kind: str, values: np.ndarray) -> Features:
         """Append one feature (N,) of some kind."""
         return Features(np.column_stack([self.values, values]), (*self.kinds, kind))
+
+    def of(self, *kinds: str) -> Features:
+        """Keep the features of some kinds."""
+        columns = [i for i, kind in enumerate(self.kinds) if kind in kinds]
+        return Features(self.values[:, columns], tuple(self.kinds[i] for i in columns))
 
     def lengths(self, by_kind: Mapping[str, float]) -> np.ndarray:
         """Length scale of each feature for a kernel, (F,); infinite, to leave it out, where none is given."""

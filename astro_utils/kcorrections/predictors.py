@@ -5,7 +5,7 @@ Each is fitted to galaxies with a true K and asked for others.
 - :class:`WithoutRedshift` learns K from photometry alone.
 - :class:`WithDensity` averages over p(z) the K that templates give a galaxy at each redshift, and takes the
   mean with what is learned directly.
-- :class:`WithRedshift` is the median of four ways to learn K at a known redshift, two of them from the error
+- :class:`WithRedshift` is the median of three ways to learn K at a known redshift, one of them from the error
   of kcorrect: templates know how light is redshifted, the galaxies know what the templates get wrong.
 - :class:`TemplateDensity` learns nothing but n(z): p(z) and K are the templates'.
 - :class:`AtMedianRedshift` is kcorrect at a photometric redshift, as it is commonly used.
@@ -20,10 +20,10 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from astro_utils.kcorrections.features import Features
-from astro_utils.kcorrections.kernel import KernelRegression
+from astro_utils.kcorrections.kernel import MetricKernel
 from astro_utils.kcorrections.knowledge import Knowledge
 from astro_utils.kcorrections.polynomials import box_powers, fit_polynomial
-from astro_utils.kcorrections.redshift_density import LENGTHS, RedshiftDensity
+from astro_utils.kcorrections.redshift_density import RedshiftDensity
 
 __all__ = [
     "AtMedianRedshift",
@@ -33,18 +33,6 @@ __all__ = [
     "WithRedshift",
     "WithoutRedshift",
 ]
-
-#: Length scales of the kernels that know the redshift: one on colours alone, one on everything.
-_COLOURS = {"colour": 1.5, "magnitude": 1.5, "redshift": 1.5}
-_EVERYTHING = {
-    "colour": 1.75,
-    "magnitude": 1.75,
-    "petrosian colour": 8.75,
-    "concentration": 8.75,
-    "error": 8.75,
-    "petrosian error": 8.75,
-    "redshift": 1.2,
-}
 
 
 class Boosting:
@@ -81,7 +69,7 @@ class Boosting:
 
 
 class WithoutRedshift:
-    """K from photometry alone: two parts of kernel regression and one of boosting, each a mean over seeds.
+    """K from photometry alone: nine parts of kernel regression and one of boosting, each a mean over seeds.
 
     Parameters
     ----------
@@ -91,16 +79,15 @@ class WithoutRedshift:
         Of the first member.
     """
 
-    KERNEL_SHARE = 2 / 3
+    KERNEL_SHARE = 0.9
 
-    def __init__(self, *, members: int = 3, seed: int = 0) -> None:
+    def __init__(self, *, members: int = 1, seed: int = 0) -> None:
         self._seeds = range(members * seed, members * (seed + 1))
 
     def fit(self, known: Knowledge, k: np.ndarray) -> WithoutRedshift:
         """Fit to galaxies with true K (N,)."""
-        features, values = known.features, known.features.values
-        lengths = features.lengths(LENGTHS) * np.sqrt(len(features.kinds) / 18)
-        self._kernels = [KernelRegression(lengths=lengths, seed=seed).fit(values, k) for seed in self._seeds]
+        values = known.features.values
+        self._kernels = [MetricKernel(seed=seed).fit(values, k) for seed in self._seeds]
         self._trees = [Boosting(seed=seed).fit(values, k) for seed in self._seeds]
         return self
 
@@ -121,29 +108,34 @@ class WithDensity:
     max_redshift : float
         Where p(z) ends.
     seed : int
+
+    Attributes
+    ----------
+    direct : WithoutRedshift
+    density : RedshiftDensity
     """
 
     DENSITY_SHARE = 0.4
 
     def __init__(self, *, max_redshift: float = 0.45, seed: int = 0) -> None:
-        self._direct = WithoutRedshift(seed=seed)
-        self._density = RedshiftDensity(max_redshift=max_redshift, seed=seed)
+        self.direct = WithoutRedshift(seed=seed)
+        self.density = RedshiftDensity(max_redshift=max_redshift, seed=seed)
 
     def fit(self, known: Knowledge, k: np.ndarray) -> WithDensity:
         """Fit p(z) to the redshifts of the training galaxies, and the direct part to their K (N,)."""
         known.need("z")
-        self._density.fit(known.features, known.z, known.groups)
-        self._direct.fit(known, k)
+        self.density.fit(known.features, known.z, known.groups)
+        self.direct.fit(known, k)
         return self
 
     def average(self, known: Knowledge) -> tuple[np.ndarray, np.ndarray]:
         """Mean and spread of K over p(z) and templates alone, (N,) mag each; NaN where no template fits."""
         known.need("grid")
-        return known.grid.average(self._density.quantiles(known.features))
+        return known.grid.average(self.density.quantiles(known.features))
 
     def predict(self, known: Knowledge) -> np.ndarray:
         """K of other galaxies, (N,) mag."""
-        direct, mean = self._direct.predict(known), self.average(known)[0]
+        direct, mean = self.direct.predict(known), self.average(known)[0]
         mean = np.where(known.grid.trusted & np.isfinite(mean), mean, direct)
         return self.DENSITY_SHARE * mean + (1 - self.DENSITY_SHARE) * direct
 
@@ -207,11 +199,12 @@ class TemplateDensity:
 
 
 class WithRedshift:
-    """K at a known redshift: the median of four predictions, or the mean of two where templates are left out.
+    """K at a known redshift: the median of three predictions, or the mean of two where templates are left out.
 
-    Two learn what K is beyond the mean at the redshift, by a kernel and by trees; far from all that they have
-    seen they return to that mean. Two learn the error of kcorrect, again by a kernel and by trees; they go
-    where kcorrect goes. A galaxy with a broken band sends the pairs apart, and the median lies between.
+    A kernel learns what K is beyond the mean at the redshift, and far from all that it has seen returns to
+    that mean. Another learns the error of kcorrect and goes where kcorrect goes. Trees learn K itself from
+    everything. A galaxy with a broken band sends them apart, and the median leaves the one that is furthest
+    astray. The kernels see model colours, the r magnitude and the redshift alone, which all but fix K.
 
     Parameters
     ----------
@@ -236,26 +229,23 @@ class WithRedshift:
             features = features.join("template", base - mean)
         return mean, base, features
 
-    def _kernel(self, features: Features, lengths: dict[str, float]) -> KernelRegression:
-        return KernelRegression(lengths=features.lengths(lengths), n_centres=900, ridge=1e-6, seed=self.seed)
-
     def fit(self, known: Knowledge, k: np.ndarray) -> WithRedshift:
         """Fit to galaxies with true K (N,)."""
         known.need("z")
         self._mean = fit_polynomial(known.z[:, None], k, box_powers(self.DEGREE))
         mean, base, features = self._inputs(known)
-        pairs = [(self._kernel(features, _EVERYTHING), k - mean), (Boosting(seed=self.seed), k - mean)]
-        if self.templates:
-            pairs += [
-                (self._kernel(features, _COLOURS), k - base),
-                (Boosting(seed=self.seed + 1), k - base),
-            ]
-        self._models = [model.fit(features.values, target) for model, target in pairs]
+        few = features.of("colour", "magnitude", "redshift", "template")
+        self._trees = Boosting(seed=self.seed).fit(features.values, k)
+        self._kernels = [
+            MetricKernel(seed=self.seed, n_centres=1200, ridge=1e-6).fit(few.values, k - start)
+            for start in [mean, base][: 1 + self.templates]
+        ]
         return self
 
     def predict(self, known: Knowledge) -> np.ndarray:
         """K of other galaxies, (N,) mag."""
         mean, base, features = self._inputs(known)
-        starts = [mean, mean, base, base]
-        answers = [s + m.predict(features.values) for s, m in zip(starts, self._models, strict=False)]
-        return np.median(answers, axis=0)
+        few = features.of("colour", "magnitude", "redshift", "template")
+        kernels = zip([mean, base], self._kernels, strict=False)
+        answers = [start + kernel.predict(few.values) for start, kernel in kernels]
+        return np.median([*answers, self._trees.predict(features.values)], axis=0)

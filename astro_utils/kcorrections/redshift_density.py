@@ -9,21 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from astro_utils.kcorrections.features import Features
-from astro_utils.kcorrections.kernel import KernelRegression
+from astro_utils.kcorrections.kernel import MetricKernel
 from astro_utils.splits import group_folds
 
-__all__ = ["LENGTHS", "RedshiftDensity"]
-
-#: Length scales of the kernel by kind of feature, in spreads and for 18 features (they grow with the square
-#: root of the number): what a random search on a part of the real galaxies found for K without redshift.
-LENGTHS = {
-    "colour": 3.8,
-    "magnitude": 6.8,
-    "petrosian colour": 8.0,
-    "concentration": 4.2,
-    "error": 11.0,
-    "petrosian error": 10.0,
-}
+__all__ = ["RedshiftDensity"]
 
 
 class RedshiftDensity:
@@ -40,6 +29,10 @@ class RedshiftDensity:
     """
 
     FOLDS = 3
+    #: Centres of the kernels that residuals are taken of, which only have to be nearly as good as the last.
+    FOLD_CENTRES = 1200
+    #: The logarithm of one residual says little: a scale is a mean over many galaxies.
+    SCALE_RIDGE = 1e-3
     #: Least scale of a residual: beyond a few tens of galaxies none is known better.
     FLOOR = 1e-3
 
@@ -47,9 +40,8 @@ class RedshiftDensity:
         self.max_redshift, self.seed = max_redshift, seed
         self.levels = (np.arange(n_quantiles) + 0.5) / n_quantiles
 
-    def _kernel(self, features: Features, widen: float = 1.0, **options: float) -> KernelRegression:
-        lengths = features.lengths(LENGTHS) * np.sqrt(len(features.kinds) / 18) * widen
-        return KernelRegression(lengths=lengths, seed=self.seed, **options)
+    def _kernel(self, n_centres: int = 2000, **options: float) -> MetricKernel:
+        return MetricKernel(seed=self.seed, n_centres=n_centres, **options)
 
     def fit(self, features: Features, z: np.ndarray, groups: np.ndarray) -> RedshiftDensity:
         """Fit to galaxies with redshifts.
@@ -66,13 +58,13 @@ class RedshiftDensity:
         residual = np.empty(len(z))
         for fold in range(self.FOLDS):
             train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            model = self._kernel(features).fit(features.values[train], z[train])
+            model = self._kernel(self.FOLD_CENTRES).fit(features.values[train], z[train])
             residual[test] = z[test] - model.predict(features.values[test])
         target = np.log(np.abs(residual) + self.FLOOR)
-        self._scale = self._kernel(features, 1.5, n_centres=400, ridge=1e-4).fit(features.values, target)
+        self._scale = self._kernel(400, ridge=self.SCALE_RIDGE).fit(features.values, target)
         scaled = residual / np.exp(self._scale.predict(features.values))
         self._shape = np.quantile(scaled, self.levels)
-        self._location = self._kernel(features).fit(features.values, z)
+        self._location = self._kernel().fit(features.values, z)
         return self
 
     def quantiles(self, features: Features) -> np.ndarray:

@@ -21,6 +21,7 @@ from astro_utils.sky.seds import Seds
 from astro_utils.sky.stars import nearest_in_gi
 
 __all__ = [
+    "BRIGHT_AND_RED",
     "CLASSES",
     "COMPACT_PARENT",
     "MAIN_GALAXIES",
@@ -363,4 +364,17 @@ def _compact_parent() -> Population:
 #: As many of each class after the cut at compact objects: within a class, the objects of SPECTROSCOPIC.
 COMPACT_PARENT = _compact_parent()
 
-POPULATIONS = {population.name: population for population in (MAIN_GALAXIES, SPECTROSCOPIC, COMPACT_PARENT)}
+#: What a spectroscopic survey takes of the Legacy Surveys: bright galaxies to r of about 20, and luminous red
+#: ones beyond. The bulk lies below redshift 0.6, as in DESI's early release (DESI Collaboration 2024, AJ 168,
+#: 58).
+BRIGHT_AND_RED = Population(
+    "bright_and_red",
+    {"main": 0.2, "intermediate": 0.5, "luminous_red": 0.3},
+    r_limits=(14.5, 21.5),
+    max_size=4.0,
+)
+
+POPULATIONS = {
+    population.name: population
+    for population in (MAIN_GALAXIES, SPECTROSCOPIC, COMPACT_PARENT, BRIGHT_AND_RED)
+}

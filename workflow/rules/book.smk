@@ -18,6 +18,8 @@ NOTEBOOKS = [
     rules.starsed_improve.output.notebook,
     rules.starsed_audit.output.notebook,
     rules.starsed_own_stars.output.notebook,
+    rules.kcorrection_galaxies.output.notebook,
+    rules.kcorrection_embedding.output.notebook,
     rules.sky_samples.output.notebook,
     rules.sky_fidelity.output.notebook,
     rules.sky_real_pixels.output.notebook,
