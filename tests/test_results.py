@@ -205,6 +205,16 @@ def standard_names():
     names |= {"standard_error", "standard_error_mean", "reshuffles_spread", "fields_spread", "field_scatter"}
     names |= {"lowest", "highest", "snr_lowest", "snr_highest", "matched_lowest", "matched_highest"}
     names |= {"matched_squared_by_snr"}
+    # K-corrections: scores, comparison, cost, embeddings, intervals.
+    names |= {"r2", "mae", "rmse", "sigma_mad", "bias", "failures", "rmse_ratio", "mean_width", "threads"}
+    names |= {"galaxies_per_second", "top_1", "top_10", "median_rank"}
+    # Its audit: printed errors, all pairs, band switches, epochs, failures, handicaps, splits, noise.
+    names |= {"printed", "printed_mse", "implied", "variance", "variance_bound", "mismatch", "jump"}
+    names |= {"broadcast_mae", "broadcast_by_spread", "steepest", "colour_offset", "switch_redshift"}
+    names |= {"enters", "leaves", "optimism", "r2_gain", "mae_ratio", "rmse_kept", "misfits"}
+    kinds = ("photometry", "redshift", "solver", "empty", "limit", "singular", "share")
+    names |= {"failed"} | {f"failed_{kind}" for kind in kinds} | {"sentinel", "magnitude_offset"}
+    names |= {f"{what}{part}" for what in ("missing", "logged", "silent") for part in ("", "_share")}
     return names | {f"leaked{part}" for part in leaks}
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from astro_utils.kcorrections.features import Features
 from astro_utils.kcorrections.kernel import MetricKernel
 from astro_utils.kcorrections.knowledge import Knowledge
 from astro_utils.kcorrections.polynomials import box_powers, fit_polynomial
@@ -101,7 +100,7 @@ class WithoutRedshift:
 
 
 class WithDensity:
-    """K averaged over p(z) and templates, two parts in five, and K learned directly, three in five.
+    """K averaged over p(z) and templates, three parts in ten, and K learned directly, seven.
 
     Parameters
     ----------
@@ -115,7 +114,7 @@ class WithDensity:
     density : RedshiftDensity
     """
 
-    DENSITY_SHARE = 0.4
+    DENSITY_SHARE = 0.3
 
     def __init__(self, *, max_redshift: float = 0.45, seed: int = 0) -> None:
         self.direct = WithoutRedshift(seed=seed)
@@ -199,12 +198,12 @@ class TemplateDensity:
 
 
 class WithRedshift:
-    """K at a known redshift: the median of three predictions, or the mean of two where templates are left out.
+    """K at a known redshift: the median of three predictions, or the first alone without templates.
 
     A kernel learns what K is beyond the mean at the redshift, and far from all that it has seen returns to
-    that mean. Another learns the error of kcorrect and goes where kcorrect goes. Trees learn K itself from
-    everything. A galaxy with a broken band sends them apart, and the median leaves the one that is furthest
-    astray. The kernels see model colours, the r magnitude and the redshift alone, which all but fix K.
+    that mean. Another learns the error of kcorrect and goes where kcorrect goes. Trees learn K itself. A
+    galaxy with a broken band sends them apart, and the median leaves the one that is furthest astray. All see
+    model colours, the r magnitude and the redshift alone, which all but fix K.
 
     Parameters
     ----------
@@ -215,37 +214,36 @@ class WithRedshift:
 
     #: Degree of the polynomial in redshift that is the mean of K.
     DEGREE = 7
+    #: Length scales of the two kernels: K turns slowly with a colour, the error of kcorrect less so.
+    REACHES = (4.5, 3.0)
 
     def __init__(self, *, templates: bool = True, seed: int = 0) -> None:
         self.templates, self.seed = templates, seed
 
-    def _inputs(self, known: Knowledge) -> tuple[np.ndarray, np.ndarray, Features]:
-        """Find the mean of K at the redshift (N,), kcorrect's K (N,) and the features."""
+    def _inputs(self, known: Knowledge) -> tuple[list[np.ndarray], np.ndarray]:
+        """Find what the kernels start from (N,), K at the redshift and kcorrect, and the inputs (N, F)."""
         known.need("z", *["k_templates"] * self.templates)
         mean = self._mean(known.z[:, None])
-        features, base = known.features.join("redshift", known.z), mean
-        if self.templates:
-            base = np.where(np.isfinite(known.k_templates), known.k_templates, mean)
-            features = features.join("template", base - mean)
-        return mean, base, features
+        features = known.features.of("colour", "magnitude").join("redshift", known.z)
+        if not self.templates:
+            return [mean], features.values
+        base = np.where(np.isfinite(known.k_templates), known.k_templates, mean)
+        return [mean, base], features.join("template", base - mean).values
 
     def fit(self, known: Knowledge, k: np.ndarray) -> WithRedshift:
         """Fit to galaxies with true K (N,)."""
         known.need("z")
         self._mean = fit_polynomial(known.z[:, None], k, box_powers(self.DEGREE))
-        mean, base, features = self._inputs(known)
-        few = features.of("colour", "magnitude", "redshift", "template")
-        self._trees = Boosting(seed=self.seed).fit(features.values, k)
+        starts, values = self._inputs(known)
         self._kernels = [
-            MetricKernel(seed=self.seed, n_centres=1200, ridge=1e-6).fit(few.values, k - start)
-            for start in [mean, base][: 1 + self.templates]
+            MetricKernel(reach=reach, n_centres=1200, ridge=1e-6, seed=self.seed).fit(values, k - start)
+            for reach, start in zip(self.REACHES, starts, strict=False)
         ]
+        self._trees = [Boosting(seed=self.seed).fit(values, k)] if self.templates else []
         return self
 
     def predict(self, known: Knowledge) -> np.ndarray:
         """K of other galaxies, (N,) mag."""
-        mean, base, features = self._inputs(known)
-        few = features.of("colour", "magnitude", "redshift", "template")
-        kernels = zip([mean, base], self._kernels, strict=False)
-        answers = [start + kernel.predict(few.values) for start, kernel in kernels]
-        return np.median([*answers, self._trees.predict(features.values)], axis=0)
+        starts, values = self._inputs(known)
+        answers = [s + kernel.predict(values) for s, kernel in zip(starts, self._kernels, strict=True)]
+        return np.median([*answers, *(trees.predict(values) for trees in self._trees)], axis=0)

@@ -120,9 +120,9 @@ def _baselines() -> list[Method]:
 # ------------------------------------------------------------------------------------------------- kcorrect
 
 
-def _ours_predictor(task: Task, seed: int, make: Callable[[int], object]) -> np.ndarray:
+def _ours_predictor(task: Task, seed: int, make: Callable[[Task, int], object]) -> np.ndarray:
     """Fit one of :mod:`astro_utils.kcorrections.predictors` and ask it for the test galaxies."""
-    model = make(seed).fit(task.known.select(task.train), task.k[task.train])
+    model = make(task, seed).fit(task.known.select(task.train), task.k[task.train])
     return model.predict(task.known.select(task.test))
 
 
@@ -136,8 +136,12 @@ def _kcorrect_as_published(task: Task, seed: int) -> np.ndarray:
 
 
 def _benchmarks() -> list[Method]:
-    at_median = partial(_ours_predictor, make=lambda seed: AtMedianRedshift(seed=seed))
-    density = partial(_ours_predictor, make=lambda seed: TemplateDensity())
+    at_median = partial(
+        _ours_predictor, make=lambda task, seed: AtMedianRedshift(max_redshift=task.last_redshift, seed=seed)
+    )
+    density = partial(
+        _ours_predictor, make=lambda task, seed: TemplateDensity(max_redshift=task.last_redshift)
+    )
     return [
         Method(NONE, "templates and n(z)", "benchmark", density),
         Method(PHOTOMETRIC, "kcorrect", "benchmark", at_median),
@@ -186,11 +190,14 @@ def _published(epochs: int) -> list[Method]:
 # ----------------------------------------------------------------------------------------------------- ours
 
 
-def _summarised(task: Task, seed: int, catalogue: bool) -> Task:
-    """Join what the image embedding says of K and z to the features, or put it in place of them."""
+def _summarised(task: Task, seed: int, catalogue: bool, redshift: bool) -> Task:
+    """Join what the image embedding says to the features, or put it in place of them.
+
+    It says something of K and, where training galaxies have redshifts, of the redshift.
+    """
     summary = EmbeddingSummary(seed=seed)
-    targets = np.column_stack([task.k, task.galaxies.z])
-    columns = np.empty((len(task.known), 2))
+    targets = np.stack([task.k] + [task.galaxies.z] * redshift, 1)
+    columns = np.empty(targets.shape)
     train, test = task.train, task.test
     columns[train] = summary.fit_transform(task.images[train], targets[train], task.known.groups[train])
     columns[test] = summary.transform(task.images[test])
@@ -202,8 +209,14 @@ def _summarised(task: Task, seed: int, catalogue: bool) -> Task:
     return replace(task, known=replace(task.known, features=features))
 
 
-def _with_embedding(task: Task, seed: int, make: Callable[[int], object], catalogue: bool) -> np.ndarray:
-    return _ours_predictor(_summarised(task, seed, catalogue), seed, make)
+def _with_embedding(
+    task: Task,
+    seed: int,
+    make: Callable[[Task, int], object],
+    catalogue: bool = True,
+    redshift: bool = False,
+) -> np.ndarray:
+    return _ours_predictor(_summarised(task, seed, catalogue, redshift), seed, make)
 
 
 def _boosting(task: Task, seed: int) -> np.ndarray:
@@ -215,19 +228,25 @@ def _ours() -> list[Method]:
     without, density, known, plain = (
         partial(_ours_predictor, make=make)
         for make in (
-            lambda seed: WithoutRedshift(seed=seed),
-            lambda seed: WithDensity(seed=seed),
-            lambda seed: WithRedshift(seed=seed),
-            lambda seed: WithRedshift(templates=False, seed=seed),
+            lambda task, seed: WithoutRedshift(seed=seed),
+            lambda task, seed: WithDensity(max_redshift=task.last_redshift, seed=seed),
+            lambda task, seed: WithRedshift(seed=seed),
+            lambda task, seed: WithRedshift(templates=False, seed=seed),
         )
     )
-    joined = partial(_with_embedding, make=lambda seed: WithoutRedshift(seed=seed))
+    joined = partial(_with_embedding, make=lambda task, seed: WithoutRedshift(seed=seed))
+    joined_density = partial(
+        _with_embedding,
+        make=lambda task, seed: WithDensity(max_redshift=task.last_redshift, seed=seed),
+        redshift=True,
+    )
     return [
-        Method(NONE, "ours", "ours", without, True),
-        Method(NONE, "ours, embedding joined", "ablation", partial(joined, catalogue=True), True),
+        Method(NONE, "ours", "ours", joined, True),
+        Method(NONE, "ours, catalogue alone", "ablation", without, True),
         Method(NONE, "ours, embedding alone", "ablation", partial(joined, catalogue=False), True),
-        Method(PHOTOMETRIC, "ours", "ours", density, True),
-        Method(PHOTOMETRIC, "ours, p(z) left out", "ablation", without, True),
+        Method(PHOTOMETRIC, "ours", "ours", joined_density, True),
+        Method(PHOTOMETRIC, "ours, catalogue alone", "ablation", density, True),
+        Method(PHOTOMETRIC, "ours, p(z) left out", "ablation", joined, True),
         Method(SPECTROSCOPIC, "ours", "ours", known, True),
         Method(SPECTROSCOPIC, "ours, kcorrect left out", "ablation", plain, True),
         Method(SPECTROSCOPIC, "boosting, three numbers", "ablation", _boosting, True),

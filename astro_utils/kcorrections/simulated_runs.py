@@ -13,27 +13,34 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
-import torch
 
 from astro_utils.kcorrections.scores import k_scores
 from astro_utils.kcorrections.simulated_methods import Method
 from astro_utils.kcorrections.simulated_task import Task
 from astro_utils.metrics import bootstrap, summarise
 from astro_utils.results import atomic, metric_row
+from astro_utils.sample_writer import one_thread
 
-__all__ = ["REDSHIFT_EDGES", "Answers", "bias_rows", "gain_rows", "run_methods", "score_rows"]
-
-#: Bins in which bias and coverage are given.
-REDSHIFT_EDGES = np.arange(0.0, 0.41, 0.05)
+__all__ = ["Answers", "gain_rows", "prediction_table", "run_methods", "score_rows"]
 
 #: (track, method) to K of the test galaxies for each seed, (S, M) mag, NaN where a method failed.
 Answers = Mapping[tuple[str, str], np.ndarray]
 
 
+#: Modules that decide an answer, by the source of the method.
+_CODE = {
+    "published": ("simulated_methods", "heads", "../models/kcorrection_heads"),
+    "ours": (
+        *("simulated_methods", "simulated_features", "predictors", "kernel", "redshift_density", "features"),
+        *("polynomials", "kcorrect_fit", "templates", "template_grid"),
+    ),
+}
+
+
 def _digest(task: Task, method: Method, seed: int) -> str:
     """Digest of all that decides an answer: galaxies, embeddings, split, method and code."""
-    package = Path(__file__).parents[1]
-    code = [*sorted((package / "kcorrections").glob("*.py")), package / "models" / "kcorrection_heads.py"]
+    here = Path(__file__).parent
+    code = [here / f"{name}.py" for name in _CODE.get(method.source, _CODE["ours"])]
     digest = hashlib.sha256(f"{method.track} {method.name} {seed}".encode())
     keywords = getattr(method.predict, "keywords", {})
     digest.update(repr(sorted((k, v) for k, v in keywords.items() if not callable(v))).encode())
@@ -44,8 +51,8 @@ def _digest(task: Task, method: Method, seed: int) -> str:
     return digest.hexdigest()[:20]
 
 
-def _run(task: Task, method: Method, seed: int, path: Path, threads: int) -> np.ndarray:
-    torch.set_num_threads(threads)
+@one_thread()  # these samples are too small to share: threads would wait for one another
+def _run(task: Task, method: Method, seed: int, path: Path) -> np.ndarray:
     if not path.is_file():
         answer = np.asarray(method.predict(task, seed), dtype=float)
         with atomic(path) as temporary, temporary.open("wb") as file:
@@ -67,15 +74,14 @@ def run_methods(
     folder : path
         Where answers are kept: a killed run goes on, and what has not changed is not computed again.
     workers : int
-        Processes, of one thread each; with one, torch takes the threads that it wants.
+        Processes, of one thread each.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    threads = 1 if workers > 1 else torch.get_num_threads()
     jobs = [(method, seed) for method in chosen for seed in range(n_seeds if method.random else 1)]
     # Networks first: they take longest.
     jobs.sort(key=lambda job: "MLP" not in job[0].name and "attention" not in job[0].name)
     calls = [
-        joblib.delayed(_run)(task, method, seed, folder / f"{_digest(task, method, seed)}.npy", threads)
+        joblib.delayed(_run)(task, method, seed, folder / f"{_digest(task, method, seed)}.npy")
         for method, seed in jobs
     ]
     done = joblib.Parallel(n_jobs=workers)(calls)
@@ -166,28 +172,41 @@ def gain_rows(
     return rows
 
 
-def bias_rows(task: Task, answers: Answers, chosen: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Mean error of some methods in bins of true redshift, with its standard error.
+#: Methods whose answers are kept for figures, in each track where they are.
+KEPT = ("ours", "kcorrect", "nearest neighbours, image embedding", "MLP, image embedding", "three numbers")
+
+
+def prediction_table(
+    tasks: Mapping[str, Task], answers: Mapping[str, Answers], widths: Mapping[str, Mapping[str, np.ndarray]]
+) -> pd.DataFrame:
+    """Answers of the first seed for the test galaxies, one line for galaxy, track and method.
 
     Parameters
     ----------
-    task : Task
-    answers : mapping
-    chosen : sequence of (track, name)
+    tasks, answers : mapping
+        Name of the sky to its task and its answers.
+    widths : mapping
+        Name of the sky and track to half-widths (M,) of the 90 % intervals of ours, mag.
 
     Returns
     -------
     pandas.DataFrame
-        ``track``, ``method``, ``z`` (middle of the bin), ``n``, ``bias``, ``error`` (mag each).
+        ``sky``, ``track``, ``method``, ``z``, ``r``, ``g_r`` (mag), ``true``, ``predicted`` and
+        ``half_width`` (mag; NaN but for ours), in single precision.
     """
-    z, true, lines = task.galaxies.z[task.test], task.k[task.test], []
-    which = np.digitize(z, REDSHIFT_EDGES) - 1
-    for key in chosen:
-        error = filled(answers[key], task).mean(0) - true
-        for b in np.unique(which):
-            inside = error[which == b]
-            if len(inside) > 1:
-                middle = REDSHIFT_EDGES[b : b + 2].mean()
-                spread = inside.std(ddof=1) / np.sqrt(len(inside))
-                lines.append((*key, middle, len(inside), inside.mean(), spread))
-    return pd.DataFrame(lines, columns=["track", "method", "z", "n", "bias", "error"])
+    parts = []
+    for sky, task in tasks.items():
+        numbers = {
+            "z": task.galaxies.z[task.test],
+            "r": task.features.values[task.test, 0],
+            "g_r": task.features.values[task.test, 1],
+            "true": task.k[task.test],
+        }
+        for (track, name), seeds in answers[sky].items():
+            if name in KEPT:
+                own = widths[sky][track] if name == "ours" else np.full(len(task.test), np.nan)
+                columns = numbers | {"predicted": filled(seeds[0], task), "half_width": own}
+                part = pd.DataFrame({key: np.asarray(v, np.float32) for key, v in columns.items()})
+                parts.append(part.assign(sky=sky, track=track, method=name))
+    table = pd.concat(parts, ignore_index=True)
+    return table.astype(dict.fromkeys(("sky", "track", "method"), "category"))

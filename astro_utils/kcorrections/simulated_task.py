@@ -17,7 +17,7 @@ from astro_utils.kcorrections.kcorrect_fit import KcorrectOptions, run_kcorrect
 from astro_utils.kcorrections.knowledge import Knowledge
 from astro_utils.kcorrections.real_sample import MAX_REDSHIFT
 from astro_utils.kcorrections.redshift_density import RedshiftDensity
-from astro_utils.kcorrections.simulated import Galaxies
+from astro_utils.kcorrections.simulated import OUTPUT_BANDS, Galaxies
 from astro_utils.kcorrections.simulated_features import catalogue_features
 from astro_utils.kcorrections.small_astroclip import small_images
 from astro_utils.kcorrections.template_grid import k_over_redshift, redshift_steps
@@ -26,10 +26,13 @@ from astro_utils.splits import check_disjoint, group_folds, hold_out
 
 __all__ = ["OPTIONS", "TEST_SHARE", "Task", "prepare", "split"]
 
-#: kcorrect as it should be run on the simulated Legacy Surveys.
-OPTIONS = KcorrectOptions("grz", "DECam")
+#: kcorrect as it should be run on the simulated Legacy Surveys, for each band whose K is wanted.
+OPTIONS = {
+    band: KcorrectOptions("grz", "DECam", observed=band, output=f"sdss_{band}0") for band in OUTPUT_BANDS
+}
 #: Share of the sky that is kept for the test.
 TEST_SHARE = 0.4
+_MARGIN = 0.06
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,10 @@ class Task:
         (N,) medians of redshift densities from the catalogue.
     train, test : numpy.ndarray
         Indices of galaxies.
+    band : str
+        Whose K is wanted.
+    max_redshift : float
+        Where the sample ends.
     """
 
     galaxies: Galaxies
@@ -56,11 +63,18 @@ class Task:
     z_phot: np.ndarray
     train: np.ndarray
     test: np.ndarray
+    band: str = "r"
+    max_redshift: float = MAX_REDSHIFT
 
     @property
     def k(self) -> np.ndarray:
-        """True K of the r band (N,), mag."""
-        return self.galaxies.k["r"]
+        """True K of the band (N,), mag."""
+        return self.galaxies.k[self.band]
+
+    @property
+    def last_redshift(self) -> float:
+        """Where densities of photometric redshifts end: a little beyond the sample."""
+        return self.max_redshift + _MARGIN
 
     @property
     def features(self) -> Features:
@@ -71,6 +85,11 @@ class Task:
         """Train on so many galaxies; the test stays as it is."""
         chosen = np.random.default_rng(seed).permutation(self.train)[:n_train]
         return replace(self, train=np.sort(chosen))
+
+    def of_band(self, band: str) -> Task:
+        """Ask for K of another band of the same galaxies."""
+        known = _templates(self.known, self.galaxies, band, self.max_redshift)
+        return replace(self, band=band, known=known)
 
 
 def split(galaxies: Galaxies, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -109,27 +128,32 @@ def prepare(
         clip.embed_spectra(torch.from_numpy(galaxies.spectra), batch_size=256),
     ]
     train, test = split(galaxies, seed)
-    photometry = galaxies.photometry
-    known = Knowledge(
-        features=catalogue_features(galaxies),
-        groups=galaxies.pixels,
-        z=galaxies.z,
-        k_templates=run_kcorrect(photometry, OPTIONS).trusted,
-        grid=k_over_redshift(photometry, OPTIONS, redshift_steps()),
+    known = Knowledge(catalogue_features(galaxies), groups=galaxies.pixels, z=galaxies.z)
+    known = _templates(known, galaxies, "r", max_redshift)
+    z_phot = _photometric_redshifts(known, train, test, n_folds, max_redshift + _MARGIN, seed)
+    arrays = (*(e.numpy() for e in embeddings), z_phot, train, test)
+    return Task(galaxies, known, *arrays, max_redshift=max_redshift)
+
+
+def _templates(known: Knowledge, galaxies: Galaxies, band: str, max_redshift: float) -> Knowledge:
+    """Add kcorrect's K of a band, at the redshifts and at all redshifts."""
+    photometry, steps = galaxies.photometry, redshift_steps(max_redshift + _MARGIN + 0.01)
+    return replace(
+        known,
+        k_templates=run_kcorrect(photometry, OPTIONS[band]).trusted,
+        grid=k_over_redshift(photometry, OPTIONS[band], steps),
     )
-    z_phot = _photometric_redshifts(known, train, test, n_folds, seed)
-    return Task(galaxies, known, *(e.numpy() for e in embeddings), z_phot, train, test)
 
 
 def _photometric_redshifts(
-    known: Knowledge, train: np.ndarray, test: np.ndarray, n_folds: int, seed: int
+    known: Knowledge, train: np.ndarray, test: np.ndarray, n_folds: int, last: float, seed: int
 ) -> np.ndarray:
     """Medians of p(z): of training galaxies out of fold, of the test from all of them; (N,)."""
     folds = group_folds(known.groups[train], n_folds, seed)
     out = np.empty(len(known))
     pairs = [(train[folds != fold], train[folds == fold]) for fold in range(n_folds)]
     for inside, outside in [*pairs, (train, test)]:
-        density = RedshiftDensity(seed=seed).fit(
+        density = RedshiftDensity(max_redshift=last, seed=seed).fit(
             known.features.select(inside), known.z[inside], known.groups[inside]
         )
         out[outside] = np.median(density.quantiles(known.features.select(outside)), axis=1)

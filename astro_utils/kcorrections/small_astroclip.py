@@ -280,7 +280,7 @@ def load_clip(path: str | Path) -> tuple[AstroCLIP, SmallAstroClip]:
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("small_astroclip")
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+            weights = {name: file.get_tensor(name) for name in file.keys()}
         config = SmallAstroClip(**json.loads(header))
         model = config.build()
         model.load_state_dict(weights)

@@ -40,3 +40,67 @@ rule kcorrection_embedding:
     threads: workflow.cores
     shell:
         EXECUTE
+
+
+rule kcorrection_train:
+    input:
+        notebook="notebooks/kcorrection/3_train.ipynb",
+        modules=modules("notebooks/kcorrection/3_train.ipynb"),
+        samples=rules.kcorrection_galaxies.output.samples,
+        weights=rules.kcorrection_embedding.output.weights,
+    output:
+        notebook="book/kcorrection/3_train.ipynb",
+        metrics=f"{KCORRECTION}/metrics.json",
+        predictions=f"{KCORRECTION}/predictions.parquet",
+    params:
+        parameters=parameters("kcorrection/3_train"),
+        partial=partial("kcorrection/3_train"),
+    threads: workflow.cores
+    shell:
+        EXECUTE
+
+
+rule kcorrection_results:
+    input:
+        notebook="notebooks/kcorrection/4_results.ipynb",
+        modules=modules("notebooks/kcorrection/4_results.ipynb"),
+        metrics=rules.kcorrection_train.output.metrics,
+        anchors="data/anchors.toml",
+        published=KCORRECTION_PUBLISHED,
+    output:
+        notebook="book/kcorrection/4_results.ipynb",
+    params:
+        parameters=parameters("kcorrection/4_results"),
+        partial=partial("kcorrection/4_results"),
+    shell:
+        EXECUTE
+
+
+rule kcorrection_audit:
+    input:
+        notebook="notebooks/kcorrection/6_audit.ipynb",
+        modules=modules("notebooks/kcorrection/6_audit.ipynb"),
+        published=KCORRECTION_PUBLISHED,
+    output:
+        notebook="book/kcorrection/6_audit.ipynb",
+        metrics=f"{KCORRECTION}/audit/metrics.json",
+    params:
+        parameters=parameters("kcorrection/6_audit"),
+        partial=partial("kcorrection/6_audit"),
+    shell:
+        EXECUTE
+
+
+rule kcorrection_own:
+    input:
+        notebook="notebooks/kcorrection/7_own.ipynb",
+        modules=modules("notebooks/kcorrection/7_own.ipynb"),
+        published=KCORRECTION_PUBLISHED,
+    output:
+        notebook="book/kcorrection/7_own.ipynb",
+        answers=f"{KCORRECTION}/own_k.csv",
+    params:
+        parameters=parameters("kcorrection/7_own"),
+        partial=partial("kcorrection/7_own"),
+    shell:
+        EXECUTE
