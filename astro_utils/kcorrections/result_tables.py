@@ -120,7 +120,7 @@ def coverage_table(metrics: pd.DataFrame, sky: str) -> pd.DataFrame:
         columns[f"{track} [%]"] = pd.Series(cells, index=part["model"])
         columns["galaxies"] = pd.Series(part["n_test"].to_numpy(int), index=part["model"])
         width = part["mean_width"].to_numpy()
-        columns[f"{track}, half-width [mag]"] = pd.Series(
+        columns[f"{track}, width [mag]"] = pd.Series(
             [f"{w:.4f}" if np.isfinite(w) else "" for w in width], index=part["model"]
         )
     return pd.DataFrame(columns)

@@ -89,10 +89,11 @@ class EmbeddingSummary:
         out = np.empty(targets.shape)
         for fold in range(self.n_folds):
             inside = folds != fold
-            out[~inside] = self._ridge().fit(embeddings[inside], targets[inside]).predict(embeddings[~inside])
+            model = self._ridge().fit(embeddings[inside], targets[inside])
+            out[~inside] = model.predict(embeddings[~inside]).reshape(-1, targets.shape[1])
         self._model = self._ridge().fit(embeddings, targets)
         return out
 
     def transform(self, embeddings: np.ndarray) -> np.ndarray:
         """Summary (M, T) of other galaxies."""
-        return self._model.predict(embeddings)
+        return self._model.predict(embeddings).reshape(len(embeddings), -1)

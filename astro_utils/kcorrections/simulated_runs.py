@@ -177,7 +177,9 @@ KEPT = ("ours", "kcorrect", "nearest neighbours, image embedding", "MLP, image e
 
 
 def prediction_table(
-    tasks: Mapping[str, Task], answers: Mapping[str, Answers], widths: Mapping[str, Mapping[str, np.ndarray]]
+    tasks: Mapping[str, Task],
+    answers: Mapping[str, Answers],
+    intervals: Mapping[str, Mapping[str, np.ndarray]],
 ) -> pd.DataFrame:
     """Answers of the first seed for the test galaxies, one line for galaxy, track and method.
 
@@ -185,14 +187,14 @@ def prediction_table(
     ----------
     tasks, answers : mapping
         Name of the sky to its task and its answers.
-    widths : mapping
-        Name of the sky and track to half-widths (M,) of the 90 % intervals of ours, mag.
+    intervals : mapping
+        Name of the sky and track to the 90 % intervals (M, 2) of ours, mag.
 
     Returns
     -------
     pandas.DataFrame
-        ``sky``, ``track``, ``method``, ``z``, ``r``, ``g_r`` (mag), ``true``, ``predicted`` and
-        ``half_width`` (mag; NaN but for ours), in single precision.
+        ``sky``, ``track``, ``method``, ``z``, ``r``, ``g_r`` (mag), ``true``, ``predicted``,
+        ``low`` and ``high`` (mag; the last two NaN but for ours), in single precision.
     """
     parts = []
     for sky, task in tasks.items():
@@ -204,8 +206,8 @@ def prediction_table(
         }
         for (track, name), seeds in answers[sky].items():
             if name in KEPT:
-                own = widths[sky][track] if name == "ours" else np.full(len(task.test), np.nan)
-                columns = numbers | {"predicted": filled(seeds[0], task), "half_width": own}
+                own = intervals[sky][track] if name == "ours" else np.full((len(task.test), 2), np.nan)
+                columns = numbers | {"predicted": filled(seeds[0], task), "low": own[:, 0], "high": own[:, 1]}
                 part = pd.DataFrame({key: np.asarray(v, np.float32) for key, v in columns.items()})
                 parts.append(part.assign(sky=sky, track=track, method=name))
     table = pd.concat(parts, ignore_index=True)

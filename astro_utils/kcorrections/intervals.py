@@ -1,0 +1,266 @@
+"""Conformal intervals of k-corrections.
+
+Residuals of galaxies that the predictor had not seen, divided by a predicted scale, give the quantiles by
+which intervals are drawn around the predictions of others. What the quantiles are taken *given* decides where
+the coverage holds:
+
+- given nothing, over all galaxies together; the rare ones, at low and at high redshift, fall short;
+- given the predicted K, among galaxies with about the same prediction: what is predicted alike is covered
+  alike, but a galaxy at a redshift that is rare for its colours is still drawn to the crowd and missed;
+- given a known quantity, such as the spectroscopic redshift, in each of its bins;
+- given the true K, which nobody knows: the interval holds each K whose own galaxies have such residuals (the
+  belt of Neyman 1937, Phil. Trans. R. Soc. A 236, 333; classes that depend on the label in Vovk 2012, PMLR
+  25, 475). Coverage then holds at every true K, and, as K is all but a function of the redshift, nearly so at
+  every redshift, though no redshift is known. The price is width.
+
+    model = IntervalModel(given="truth").fit(features, k, out_of_fold, pixels)
+    low, high = model.predict(new, predicted, level=0.9)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from astro_utils.metrics import wilson_interval
+from astro_utils.splits import group_folds
+
+__all__ = ["GIVEN", "IntervalModel", "coverage_by_bin"]
+
+#: What coverage can be asked to hold given.
+GIVEN = ("nothing", "prediction", "known", "truth")
+
+
+class IntervalModel:
+    """Intervals from residuals, scaled by features and calibrated given something.
+
+    Parameters
+    ----------
+    given : str
+        Among :data:`GIVEN`.
+    edges : sequence of float, optional
+        Inner edges of the bins of the known quantity; needed for, and only for, ``given="known"``.
+    seed : int
+        Of the folds for the scale.
+
+    Notes
+    -----
+    Without bins, calibration at a value takes the tenth of the galaxies nearest in rank (and at least
+    :attr:`LEAST` of them), so that quantiles go along smoothly. For n such galaxies the quantiles are the
+    floor((n + 1) a)-th residual from either end, a = (1 - level) / 2; where there are too few, the interval
+    is open to that side. If the galaxies in a bin are exchangeable, coverage is at least `level` there.
+
+    Residuals should be of predictors that had seen none of the galaxies that intervals are wanted for. With
+    residuals of the other folds of a cross-validation each of those predictors has: in a test on the 10,000
+    real galaxies, coverage was then 0.005 lower than with strictly nested folds.
+    """
+
+    #: Parts in which a continuous quantity is cut, and the share of galaxies that calibrates each.
+    CELLS, SHARE = 60, 0.1
+    #: Least number of galaxies that calibrate a cell.
+    LEAST = 100
+    #: Folds in which the scales of calibration galaxies are predicted.
+    FOLDS = 3
+
+    def __init__(self, *, given: str = "truth", edges: Sequence[float] | None = None, seed: int = 0) -> None:
+        if given not in GIVEN:
+            raise ValueError(f"given {given!r}; expected one of {', '.join(GIVEN)}")
+        if (edges is None) == (given == "known"):
+            raise ValueError(f"edges {edges} with given={given!r}; expected them with 'known', and only then")
+        self.given, self.seed = given, seed
+        self._edges = None if edges is None else _increasing(edges)
+
+    def fit(
+        self,
+        features: np.ndarray,
+        k: np.ndarray,
+        predicted: np.ndarray,
+        groups: np.ndarray,
+        known: np.ndarray | None = None,
+    ) -> IntervalModel:
+        """Calibrate.
+
+        Parameters
+        ----------
+        features : numpy.ndarray
+            (N, F) by which the scale of a residual is predicted, with the prediction itself.
+        k, predicted : numpy.ndarray
+            (N,) true K and its prediction out of fold, mag.
+        groups : numpy.ndarray
+            (N,) such as sky pixels.
+        known : numpy.ndarray, optional
+            (N,) the known quantity, for ``given="known"``.
+
+        Raises
+        ------
+        ValueError
+            When shapes disagree, a number is not finite, or there are fewer galaxies than :attr:`LEAST`.
+        """
+        features, k, predicted, known = self._check(features, predicted, known, k)
+        if len(k) < self.LEAST:
+            raise ValueError(f"{len(k)} galaxies to calibrate; expected {self.LEAST} or more")
+        inputs, residual = np.column_stack([features, predicted]), np.abs(k - predicted)
+        folds, scale = group_folds(groups, self.FOLDS, self.seed), np.empty(len(k))
+        for fold in range(self.FOLDS):
+            inside = folds != fold
+            scale[~inside] = _fit_scale(inputs[inside], residual[inside]).predict(inputs[~inside])
+        self._scale = _fit_scale(inputs, residual)
+        scores = (k - predicted) / scale
+        along = {"nothing": np.zeros(len(k)), "prediction": predicted, "known": known, "truth": k}[self.given]
+        self._cells(scores, along)
+        return self
+
+    def _cells(self, scores: np.ndarray, along: np.ndarray) -> None:
+        """Set the inner edges of the cells and the sorted scores that calibrate each."""
+        order = np.argsort(along, kind="stable")
+        ranked, n = along[order], len(along)
+        if self.given == "nothing":
+            self._inner, windows = np.empty(0), [slice(0, n)]
+        elif self.given == "known":
+            self._inner = self._edges
+            bounds = np.concatenate([[0], np.searchsorted(ranked, self._inner), [n]])
+            windows = [self._widen(*pair, n) for pair in pairwise(bounds)]
+        else:
+            self._inner = np.quantile(along, np.arange(1, self.CELLS) / self.CELLS)
+            middles = (np.arange(self.CELLS) + 0.5) / self.CELLS * n
+            half = self.SHARE * n / 2
+            windows = [self._widen(int(m - half), int(m + half), n) for m in middles]
+        self._scores = [np.sort(scores[order[window]]) for window in windows]
+
+    def _widen(self, start: int, stop: int, n: int) -> slice:
+        """Move a range of ranks inside 0 to `n`, and widen it to the least number."""
+        size = min(n, max(stop - start, self.LEAST))
+        start = int(np.clip((start + stop - size) // 2, 0, n - size))
+        return slice(start, start + size)
+
+    def predict(
+        self,
+        features: np.ndarray,
+        predicted: np.ndarray,
+        level: float = 0.9,
+        known: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draw intervals around predictions.
+
+        Parameters
+        ----------
+        features : numpy.ndarray
+            (M, F).
+        predicted : numpy.ndarray
+            (M,) mag.
+        level : float
+            Wanted coverage, between 0 and 1.
+        known : numpy.ndarray, optional
+            (M,) the known quantity, for ``given="known"``.
+
+        Returns
+        -------
+        low, high : numpy.ndarray
+            (M,) mag.
+
+        Raises
+        ------
+        ValueError
+            When the level is not inside (0, 1), shapes disagree or a number is not finite.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, not {level}")
+        features, _, predicted, known = self._check(features, predicted, known)
+        scale = self._scale.predict(np.column_stack([features, predicted]))
+        bounds = np.array([_ends(scores, level) for scores in self._scores])  # (cells, 2)
+        where = np.searchsorted(self._inner, known if self.given == "known" else predicted, side="right")
+        low, high = (predicted + bounds[where, side] * scale for side in (0, 1))
+        return self._belt(predicted, scale, bounds, low, high) if self.given == "truth" else (low, high)
+
+    def _belt(self, predicted, scale, bounds, low, high) -> tuple[np.ndarray, np.ndarray]:
+        """Least and largest K that lie in their own cell's acceptance; as they are where there is none."""
+        edges = np.concatenate([[-np.inf], self._inner, [np.inf]])
+        lows = np.maximum(predicted[:, None] + scale[:, None] * bounds[:, 0], edges[:-1])  # (M, cells)
+        highs = np.minimum(predicted[:, None] + scale[:, None] * bounds[:, 1], edges[1:])
+        accepted = lows <= highs
+        found = accepted.any(1)
+        return (
+            np.where(found, np.where(accepted, lows, np.inf).min(1), low),
+            np.where(found, np.where(accepted, highs, -np.inf).max(1), high),
+        )
+
+    def _check(self, features, predicted, known, k=None):
+        features, predicted = np.asarray(features, dtype=float), np.asarray(predicted, dtype=float)
+        if features.ndim != 2 or predicted.shape != features.shape[:1]:
+            raise ValueError(
+                f"features {features.shape} and predictions {predicted.shape}; expected (N, F), (N,)"
+            )
+        if (known is None) == (self.given == "known"):
+            raise ValueError(f"known is {'absent' if known is None else 'given'} with given={self.given!r}")
+        for name, values in (("k", k), ("predicted", predicted), ("known", known)):
+            if values is not None and (np.shape(values) != predicted.shape or not np.isfinite(values).all()):
+                raise ValueError(f"{name} must be {len(predicted)} finite numbers, one for each galaxy")
+        return features, k, predicted, known
+
+
+def _fit_scale(inputs: np.ndarray, residual: np.ndarray) -> HistGradientBoostingRegressor:
+    """Fit trees for the mean size of a residual; the floor keeps one perfect prediction from being all."""
+    trees = HistGradientBoostingRegressor(
+        loss="gamma",
+        max_iter=80,
+        learning_rate=0.06,
+        max_leaf_nodes=8,
+        min_samples_leaf=40,
+        early_stopping=False,
+    )
+    return trees.fit(inputs, residual + 0.05 * np.median(residual) + 1e-9)
+
+
+def _ends(scores: np.ndarray, level: float) -> tuple[float, float]:
+    """Quantiles of sorted scores that leave (1 - level) / 2 on either side for a new one; maybe infinite."""
+    skip = int((len(scores) + 1) * (1 - level) / 2 + 1e-9)
+    return (scores[skip - 1], scores[-skip]) if skip else (-np.inf, np.inf)
+
+
+def _increasing(edges: Sequence[float]) -> np.ndarray:
+    edges = np.asarray(edges, dtype=float)
+    if edges.ndim != 1 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
+        raise ValueError(f"edges must be increasing numbers, not {edges.tolist()}")
+    return edges
+
+
+def coverage_by_bin(
+    low: np.ndarray, high: np.ndarray, k: np.ndarray, values: np.ndarray, edges: Sequence[float]
+) -> pd.DataFrame:
+    """Coverage and width of intervals in bins of some quantity, such as the true redshift.
+
+    Parameters
+    ----------
+    low, high, k : numpy.ndarray
+        (N,) interval and true K, mag.
+    values : numpy.ndarray
+        (N,) the quantity. What lies outside the edges is left out; a bin holds its lower edge.
+    edges : sequence of float
+        Increasing.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each bin with galaxies: lo, hi, n, coverage, coverage_lo, coverage_hi (95 % Wilson
+        interval) and mean_width, mag.
+    """
+    arrays = [np.asarray(a, dtype=float) for a in (low, high, k, values)]
+    if len({a.shape for a in arrays}) != 1 or arrays[0].ndim != 1:
+        raise ValueError(f"shapes {[a.shape for a in arrays]}; expected one shape (N,)")
+    low, high, k, values = arrays
+    edges = _increasing(edges)
+    covered, rows = (low <= k) & (k <= high), []
+    for lo, hi in pairwise(edges):
+        inside = (values >= lo) & (values < hi)
+        n = int(inside.sum())
+        if n:
+            share = wilson_interval(int(covered[inside].sum()), n)
+            width = float((high - low)[inside].mean())
+            rows.append((lo, hi, n, float(covered[inside].mean()), *share, width))
+    return pd.DataFrame(
+        rows, columns=["lo", "hi", "n", "coverage", "coverage_lo", "coverage_hi", "mean_width"]
+    )
