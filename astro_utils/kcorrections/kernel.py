@@ -74,7 +74,7 @@ class KernelRegression:
         self._centres = scaled[chosen]
         self._mean = target.mean(0)
         self._weights = _weights(
-            _gaussian, scaled, self._centres, target - self._mean, self.ridge, self.BLOCK
+            _gaussian, scaled, self._centres, target - self._mean, self.noise, self.BLOCK
         )
         return self
 
@@ -104,8 +104,9 @@ class MetricKernel:
         of 2.
     n_centres : int
         Training objects on which kernels are put.
-    ridge : float
-        Weight of the norm.
+    noise : float
+        Variance of the noise in units of that of the function, as for a Gaussian process: the weight of the
+        norm is this number divided by the number of galaxies.
     rounds : int
         How often the metric is learned anew; 0 leaves all features alike.
     seed : int
@@ -124,16 +125,16 @@ class MetricKernel:
         *,
         reach: float = 2.0,
         n_centres: int = 2000,
-        ridge: float = 3e-6,
+        noise: float = 0.024,
         rounds: int = 2,
         seed: int = 0,
     ) -> None:
-        if not (reach > 0 and ridge > 0 and n_centres > 0 and rounds >= 0):
+        if not (reach > 0 and noise > 0 and n_centres > 0 and rounds >= 0):
             raise ValueError(
-                f"reach {reach}, ridge {ridge}, {n_centres} centres, {rounds} rounds; expected numbers above "
+                f"reach {reach}, noise {noise}, {n_centres} centres, {rounds} rounds; expected numbers above "
                 "0, and 0 rounds or more"
             )
-        self.reach, self.n_centres, self.ridge = reach, n_centres, ridge
+        self.reach, self.n_centres, self.noise = reach, n_centres, noise
         self.rounds, self.seed = rounds, seed
 
     def fit(self, features: np.ndarray, target: np.ndarray) -> MetricKernel:
@@ -156,7 +157,7 @@ class MetricKernel:
         for _ in range(self.rounds):
             scaled = plain @ self._metric
             centres = scaled[order[: self.METRIC_CENTRES]]
-            weights = _weights(_matern, scaled, centres, target - self._mean, self.ridge, self.BLOCK)
+            weights = _weights(_matern, scaled, centres, target - self._mean, self.noise, self.BLOCK)
             # Of a Matern kernel with nu = 3/2 the gradient is -3 exp(-sqrt(3) d) (a - b).
             pull = 3 * np.exp(-np.sqrt(3) * _distance(scaled[at], centres)) * weights  # (n, M)
             gradients = (pull @ centres - pull.sum(1)[:, None] * scaled[at]) @ self._metric.T  # (n, F)
@@ -165,7 +166,7 @@ class MetricKernel:
             self._metric = self._normalise((vectors * values) @ vectors.T, plain[at])
         scaled = plain @ self._metric
         self._centres = scaled[order[: self.n_centres]]
-        self._weights = _weights(_matern, scaled, self._centres, target - self._mean, self.ridge, self.BLOCK)
+        self._weights = _weights(_matern, scaled, self._centres, target - self._mean, self.noise, self.BLOCK)
         return self
 
     def _standard(self, features: np.ndarray) -> np.ndarray:
@@ -182,10 +183,10 @@ class MetricKernel:
         return _sum_of_kernels(_matern, scaled, self._centres, self._weights, self.BLOCK) + self._mean
 
 
-def _weights(kernel, scaled, centres, target, ridge: float, block: int) -> np.ndarray:
+def _weights(kernel, scaled, centres, target, penalty: float, block: int) -> np.ndarray:
     """Weights of the kernels on the centres (M,) or (M, D)."""
     # The small multiple of the unit matrix is for two centres with the same features.
-    matrix = len(scaled) * (ridge * kernel(centres, centres) + 1e-9 * np.eye(len(centres)))
+    matrix = penalty * kernel(centres, centres) + 1e-9 * len(scaled) * np.eye(len(centres))
     right = 0.0
     for start in range(0, len(scaled), block):
         values = kernel(scaled[start : start + block], centres)

@@ -236,7 +236,7 @@ class WithRedshift:
         self._mean = fit_polynomial(known.z[:, None], k, box_powers(self.DEGREE))
         starts, values = self._inputs(known)
         self._kernels = [
-            MetricKernel(reach=reach, n_centres=1200, ridge=1e-6, seed=self.seed).fit(values, k - start)
+            MetricKernel(reach=reach, n_centres=1200, noise=0.008, seed=self.seed).fit(values, k - start)
             for reach, start in zip(self.REACHES, starts, strict=False)
         ]
         self._trees = [Boosting(seed=self.seed).fit(values, k)] if self.templates else []

@@ -14,18 +14,73 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
+import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.neighbors import KNeighborsRegressor
 
 from astro_utils.kcorrections.knowledge import Knowledge
 from astro_utils.kcorrections.polynomials import box_powers, fit_polynomial
 from astro_utils.kcorrections.predictors import TemplateDensity, WithDensity, WithRedshift
-from astro_utils.kcorrections.truth import KTruth, circularity
-from astro_utils.splits import check_disjoint
+from astro_utils.kcorrections.real_sample import ALL_BANDS, MAX_REDSHIFT, Photometry, wheel_photometry
+from astro_utils.kcorrections.truth import KTruth, circularity, pseudo_truth
+from astro_utils.splits import check_disjoint, group_folds
 
-__all__ = ["NONE", "PHOTOMETRIC", "SPECTROSCOPIC", "TRACKS", "Fold", "RealMethod", "methods"]
+__all__ = [
+    "NONE",
+    "PHOTOMETRIC",
+    "SELECTION",
+    "SPECTROSCOPIC",
+    "TRACKS",
+    "Fold",
+    "RealMethod",
+    "RealSky",
+    "methods",
+    "real_sky",
+]
 
 NONE, PHOTOMETRIC, SPECTROSCOPIC = TRACKS = ("no redshift", "photometric redshift", "spectroscopic redshift")
+
+
+#: The parts of the sky, among five by :func:`astro_utils.splits.group_folds` with seed 0 of all galaxies, on
+#: whose galaxies the settings of our predictors were chosen. Scores on the other three are free of choice.
+SELECTION = (3, 4)
+
+
+@dataclass(frozen=True, eq=False)
+class RealSky:
+    """Real galaxies with a true K.
+
+    Attributes
+    ----------
+    sample : pandas.DataFrame
+        (N rows) of :func:`astro_utils.galaxies.galaxy_sample`.
+    photometry : Photometry
+    k, k_ten : numpy.ndarray
+        (N,) truth from ugriz, and from ten bands where a galaxy has them, else NaN, mag.
+    untouched : numpy.ndarray
+        (N,) mask of galaxies outside :data:`SELECTION`.
+    """
+
+    sample: pd.DataFrame
+    photometry: Photometry
+    k: np.ndarray
+    k_ten: np.ndarray
+    untouched: np.ndarray
+
+
+def real_sky(n_galaxies: int = 0, seed: int = 0) -> RealSky:
+    """Read the real galaxies to redshift 0.3885 and fit both truths; 0 galaxies are all of them."""
+    photometry, sample = wheel_photometry()
+    truth, ten = pseudo_truth(photometry), pseudo_truth(photometry, ALL_BANDS)
+    rows = np.flatnonzero((photometry.z <= MAX_REDSHIFT) & truth.good)
+    untouched = ~np.isin(group_folds(sample["pixel"].to_numpy()[rows], 5, 0), SELECTION)
+    if n_galaxies:
+        if n_galaxies > len(rows):
+            raise ValueError(f"{n_galaxies} galaxies; there are {len(rows)}")
+        kept = np.sort(np.random.default_rng(seed).permutation(len(rows))[:n_galaxies])
+        rows, untouched = rows[kept], untouched[kept]
+    chosen = sample.iloc[rows].reset_index(drop=True)
+    return RealSky(chosen, photometry.select(rows), truth.k[rows], ten.k[rows], untouched)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +156,8 @@ class RealMethod:
         What the method sees.
     templates : bool
         Whether it fits the templates of the truth.
+    redshift : bool
+        Whether it is told the redshift that the truth was fitted at.
     """
 
     track: str
@@ -109,12 +166,11 @@ class RealMethod:
     predict: Callable[[Fold], np.ndarray]
     bands: tuple[str, ...] = ()
     templates: bool = False
+    redshift: bool = False
 
     def circularity(self, truth: KTruth) -> str:
         """How independent of a truth the method is, one of four words."""
-        return circularity(
-            truth, self.bands, templates=self.templates, knows_redshift=self.track == SPECTROSCOPIC
-        )
+        return circularity(truth, self.bands, templates=self.templates, knows_redshift=self.redshift)
 
 
 def methods(bands: str | tuple[str, ...]) -> list[RealMethod]:
@@ -136,27 +192,25 @@ def methods(bands: str | tuple[str, ...]) -> list[RealMethod]:
 
 def _baselines(track: str, bands: tuple[str, ...]) -> list[RealMethod]:
     numbers = {3: "three numbers", 5: "five numbers"}.get(len(bands), f"{len(bands)} numbers")
-    g_r = 1 + bands.index("g")
+    told = track == SPECTROSCOPIC
     out = [
         RealMethod(track, "mean", "baseline", _mean),
         RealMethod(track, "colours", "baseline", partial(_neighbours, magnitude=False), bands),
         RealMethod(track, numbers, "baseline", partial(_neighbours, magnitude=True), bands),
     ]
-    # What does not look at the redshift is independent of it, whatever the track.
-    if track == SPECTROSCOPIC:
-        out = [RealMethod(m.track, m.name, m.source, m.predict) for m in out]
-    else:
+    if track == NONE:
         density = partial(Fold.fitted, make=TemplateDensity)
         out += [RealMethod(track, "templates and n(z)", "benchmark", density, bands, True)]
-    if track != NONE:
-        line, plane = (partial(_polynomial, track=track, colour=colour) for colour in (None, g_r))
+    else:
+        line, plane = (partial(_polynomial, track=track, colour=c) for c in (None, 1 + bands.index("g")))
+        kcorrect = partial(_kcorrect, track=track)
         out += [
-            RealMethod(track, "redshift", "baseline", line),
-            RealMethod(track, "redshift, g - r", "baseline", plane, ("g", "r")),
-            RealMethod(track, "kcorrect", "benchmark", partial(_kcorrect, track=track), bands, True),
+            RealMethod(track, "redshift", "baseline", line, redshift=told),
+            RealMethod(track, "redshift, g - r", "baseline", plane, ("g", "r"), redshift=told),
+            RealMethod(track, "kcorrect", "benchmark", kcorrect, bands, True, told),
         ]
     boosting = partial(_boosting, track=track)
-    return [*out, RealMethod(track, "gradient boosting", "baseline", boosting, bands)]
+    return [*out, RealMethod(track, "gradient boosting", "baseline", boosting, bands, redshift=told)]
 
 
 def _mean(fold: Fold) -> np.ndarray:
@@ -201,10 +255,11 @@ def _ours(track: str, bands: tuple[str, ...]) -> list[RealMethod]:
         return [RealMethod(track, "ours", "ours", _averaged, bands, True)]
     plain = partial(_known_redshift, templates=False)
     if len(bands) == 5:  # with templates there is nothing left to predict: kcorrect repeats the truth
-        return [RealMethod(track, "ours", "ours", plain, bands)]
+        return [RealMethod(track, "ours", "ours", plain, bands, redshift=True)]
+    corrected = partial(_known_redshift, templates=True)
     return [
-        RealMethod(track, "ours", "ours", partial(_known_redshift, templates=True), bands, True),
-        RealMethod(track, "ours, kcorrect left out", "ablation", plain, bands),
+        RealMethod(track, "ours", "ours", corrected, bands, True, True),
+        RealMethod(track, "ours, kcorrect left out", "ablation", plain, bands, redshift=True),
     ]
 
 

@@ -26,13 +26,18 @@ class RedshiftDensity:
         Redshifts by which a density is given.
     seed : int
         Of the kernels' centres and of the folds from which residuals come.
+
+    Attributes
+    ----------
+    out_of_fold : numpy.ndarray
+        (N,) median redshifts of the galaxies of the fit, each from galaxies of other groups.
     """
 
     FOLDS = 3
     #: Centres of the kernels that residuals are taken of, which only have to be nearly as good as the last.
     FOLD_CENTRES = 1200
     #: The logarithm of one residual says little: a scale is a mean over many galaxies.
-    SCALE_RIDGE = 1e-3
+    SCALE_NOISE = 8.0
     #: Least scale of a residual: beyond a few tens of galaxies none is known better.
     FLOOR = 1e-3
 
@@ -61,14 +66,19 @@ class RedshiftDensity:
             model = self._kernel(self.FOLD_CENTRES).fit(features.values[train], z[train])
             residual[test] = z[test] - model.predict(features.values[test])
         target = np.log(np.abs(residual) + self.FLOOR)
-        self._scale = self._kernel(400, ridge=self.SCALE_RIDGE).fit(features.values, target)
-        scaled = residual / np.exp(self._scale.predict(features.values))
+        self._scale = self._kernel(400, noise=self.SCALE_NOISE).fit(features.values, target)
+        scale = np.exp(self._scale.predict(features.values))
+        scaled = residual / scale
         self._shape = np.quantile(scaled, self.levels)
         self._location = self._kernel().fit(features.values, z)
+        self.out_of_fold = self._cut(z - residual + scale * np.median(scaled))
         return self
+
+    def _cut(self, z: np.ndarray) -> np.ndarray:
+        return np.clip(z, 0.001, self.max_redshift)
 
     def quantiles(self, features: Features) -> np.ndarray:
         """Equally probable redshifts of each galaxy, (N, n_quantiles), increasing."""
         location = self._location.predict(features.values)
         scale = np.exp(self._scale.predict(features.values))
-        return np.clip(location[:, None] + scale[:, None] * self._shape, 0.001, self.max_redshift)
+        return self._cut(location[:, None] + scale[:, None] * self._shape)
