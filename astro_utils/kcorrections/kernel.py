@@ -74,7 +74,7 @@ class KernelRegression:
         self._centres = scaled[chosen]
         self._mean = target.mean(0)
         self._weights = _weights(
-            _gaussian, scaled, self._centres, target - self._mean, self.noise, self.BLOCK
+            _gaussian, scaled, self._centres, target - self._mean, len(features) * self.ridge, self.BLOCK
         )
         return self
 

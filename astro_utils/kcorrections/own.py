@@ -29,6 +29,7 @@ __all__ = [
     "DUST_COLUMNS",
     "REDDENING",
     "example_catalogue",
+    "example_rows",
     "output_columns",
     "own_k_corrections",
     "read_photometry",
@@ -367,6 +368,11 @@ def _kcorrect(photometry: Photometry, model: KModel, system: str) -> tuple[np.nd
     return k, failure
 
 
+def example_rows(n_galaxies: int, n: int = 200, seed: int = 0) -> np.ndarray:
+    """Rows, among all galaxies of the package `kcorrect`, of :func:`example_catalogue`, increasing."""
+    return np.sort(np.random.default_rng(seed).permutation(n_galaxies)[:n])
+
+
 def example_catalogue(path: str | Path, n: int = 200, *, seed: int = 0) -> Path:
     """Write real SDSS galaxies as a reader's own catalogue (CSV), to show the format.
 
@@ -386,7 +392,7 @@ def example_catalogue(path: str | Path, n: int = 200, *, seed: int = 0) -> Path:
         ``z``, and ``flux_*``, ``flux_ivar_*`` and ``extinction_*`` in u, g, r, i, z, as observed.
     """
     photometry, sample = wheel_photometry(ab_correct=False)
-    rows = np.sort(np.random.default_rng(seed).permutation(len(photometry))[:n])
+    rows = example_rows(len(photometry), n, seed)
     chosen, columns = photometry.only(OPTICAL).select(rows), {"source_row": rows}
     columns |= {name: sample[name].to_numpy()[rows] for name in ("ra", "dec", "z")}
     for part, values in (

@@ -223,11 +223,8 @@ class _Scorer:
     def rows(self, answers: Answers, intervals: Intervals) -> list[dict]:
         """Scores over all galaxies, those with the other truth, and those on which nothing was chosen."""
         sky, out = self.sky, []
-        parts = [
-            ("", sky.k, np.arange(len(sky.k))),
-            (", untouched sky", sky.k, np.flatnonzero(sky.untouched)),
-        ]
-        ten = np.flatnonzero(np.isfinite(sky.k_ten))
+        everything, ten = np.arange(len(sky.k)), np.flatnonzero(np.isfinite(sky.k_ten))
+        parts = [("", sky.k, everything), (", untouched sky", sky.k, np.flatnonzero(sky.untouched))]
         parts += [(", ten-band truth", sky.k_ten, ten)] if len(ten) > 1 else []
         for (track, model), predicted in answers.items():
             # Nobody is left out of a score: a method that fails has said nothing of the galaxy.

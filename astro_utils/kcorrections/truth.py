@@ -26,7 +26,7 @@ from astro_utils.kcorrections.templates import (
     k_correction,
 )
 
-__all__ = ["RESPONSES", "KTruth", "circularity", "pseudo_truth"]
+__all__ = ["RESPONSES", "KTruth", "circularity", "circularity_of", "pseudo_truth"]
 
 #: Responses of kcorrect for the bands of :data:`astro_utils.kcorrections.real_sample.ALL_BANDS`.
 RESPONSES = {
@@ -115,11 +115,19 @@ def pseudo_truth(
 
 
 def circularity(truth: KTruth, bands: tuple[str, ...], *, templates: bool, knows_redshift: bool) -> str:
+    """Say how independent of a truth a method is; see :func:`circularity_of`."""
+    return circularity_of(truth.bands, bands, templates=templates, knows_redshift=knows_redshift)
+
+
+def circularity_of(
+    truth_bands: tuple[str, ...], bands: tuple[str, ...], *, templates: bool, knows_redshift: bool
+) -> str:
     """Say how independent of the truth a method is that sees some bands.
 
     Parameters
     ----------
-    truth : KTruth
+    truth_bands : tuple of str
+        What the truth was fitted to.
     bands : tuple of str
         What the method sees.
     templates : bool
@@ -135,7 +143,7 @@ def circularity(truth: KTruth, bands: tuple[str, ...], *, templates: bool, knows
         function of the inputs, and learning it is learning kcorrect; ``"favoured"``: the same templates, on
         less; ``"independent"`` otherwise.
     """
-    everything = knows_redshift and set(truth.bands) <= set(bands)
+    everything = knows_redshift and set(truth_bands) <= set(bands)
     if everything:
         return "circular" if templates else "repeatable"
     return "favoured" if templates else "independent"

@@ -22,6 +22,7 @@ NOTEBOOKS = [
     rules.kcorrection_embedding.output.notebook,
     rules.kcorrection_train.output.notebook,
     rules.kcorrection_results.output.notebook,
+    rules.kcorrection_real.output.notebook,
     rules.kcorrection_audit.output.notebook,
     rules.kcorrection_own.output.notebook,
     rules.sky_samples.output.notebook,

@@ -76,6 +76,22 @@ rule kcorrection_results:
         EXECUTE
 
 
+rule kcorrection_real:
+    input:
+        notebook="notebooks/kcorrection/5_real.ipynb",
+        modules=modules("notebooks/kcorrection/5_real.ipynb"),
+        tables=sorted(str(p) for p in Path("data/kcorrection").glob("*.ecsv")),
+        published=KCORRECTION_PUBLISHED,
+    output:
+        notebook="book/kcorrection/5_real.ipynb",
+        metrics=f"{KCORRECTION}/real.json",
+    params:
+        parameters=parameters("kcorrection/5_real"),
+        partial=partial("kcorrection/5_real"),
+    shell:
+        EXECUTE
+
+
 rule kcorrection_audit:
     input:
         notebook="notebooks/kcorrection/6_audit.ipynb",
