@@ -11,15 +11,10 @@ import pytest
 from test_spectra_files import arms, save, table
 
 from astro_utils import registry
-from astro_utils.astroclip_files import (
-    ASTROCLIP,
-    LEGACY_EXTINCTION,
-    astroclip_blocks,
-    desi_with_photometry,
-    write_astroclip,
-)
+from astro_utils.astroclip_files import ASTROCLIP, astroclip_blocks, write_astroclip
 from astro_utils.astroclip_inputs import file_images
 from astro_utils.cutouts import Flag
+from astro_utils.desi_photometry import LEGACY_EXTINCTION, desi_with_photometry
 from astro_utils.samples import SampleInfo, open_sample, validate, write_sample
 from astro_utils.spectra_files import DESI_WAVELENGTH
 

@@ -13,22 +13,12 @@ from astropy.table import Table
 from safetensors.numpy import load_file, save_file
 
 from astro_utils import registry
-from astro_utils.astroclip_files import desi_with_photometry
+from astro_utils.desi_photometry import desi_with_photometry
 from astro_utils.kcorrections.kcorrect_fit import KcorrectOptions, run_kcorrect
-from astro_utils.kcorrections.model_file import (
-    catalogue_features,
-    fit_k_model,
-    half_widths,
-    load_k_model,
-    save_k_model,
-)
-from astro_utils.kcorrections.own import (
-    REDDENING,
-    example_catalogue,
-    output_columns,
-    own_k_corrections,
-    read_photometry,
-)
+from astro_utils.kcorrections.model_file import catalogue_features, load_k_model, save_k_model
+from astro_utils.kcorrections.model_fit import fit_k_model, half_widths
+from astro_utils.kcorrections.own import output_columns, own_k_corrections
+from astro_utils.kcorrections.own_catalogue import REDDENING, example_catalogue, read_photometry
 from astro_utils.kcorrections.real_sample import Photometry, wheel_photometry
 from astro_utils.kcorrections.scores import k_scores
 from astro_utils.photometry import SDSS_SOFTENING, asinh_magnitudes

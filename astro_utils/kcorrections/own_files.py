@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from astro_utils import registry
-from astro_utils.astroclip_files import desi_with_photometry, write_astroclip
+from astro_utils.astroclip_files import write_astroclip
 from astro_utils.astroclip_inputs import image_inputs
 from astro_utils.astroclip_weights import published_astroclip
 from astro_utils.datasets import DatasetError
+from astro_utils.desi_photometry import desi_with_photometry
 from astro_utils.kcorrections.kcorrect_fit import KcorrectOptions, run_kcorrect
 from astro_utils.kcorrections.real_sample import Photometry
 from astro_utils.results import atomic

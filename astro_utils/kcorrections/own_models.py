@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from astro_utils.kcorrections.model_file import fit_k_model, save_k_model
-from astro_utils.kcorrections.own import example_rows
+from astro_utils.kcorrections.model_file import save_k_model
+from astro_utils.kcorrections.model_fit import fit_k_model
+from astro_utils.kcorrections.own_catalogue import example_rows
 from astro_utils.kcorrections.real_sample import OPTICAL, Photometry
 from astro_utils.kcorrections.truth import KTruth
 

@@ -69,18 +69,28 @@ class RealSky:
 
 
 def real_sky(n_galaxies: int = 0, seed: int = 0) -> RealSky:
-    """Read the real galaxies to redshift 0.3885 and fit both truths; 0 galaxies are all of them."""
+    """Read the real galaxies to redshift 0.3885 and fit both truths.
+
+    Parameters
+    ----------
+    n_galaxies : int
+        Galaxies, drawn at random; 0 for all.
+    seed : int
+        Of the draw.
+    """
     photometry, sample = wheel_photometry()
-    truth, ten = pseudo_truth(photometry), pseudo_truth(photometry, ALL_BANDS)
-    rows = np.flatnonzero((photometry.z <= MAX_REDSHIFT) & truth.good)
+    rows = np.flatnonzero(photometry.z <= MAX_REDSHIFT)
     untouched = ~np.isin(group_folds(sample["pixel"].to_numpy()[rows], 5, 0), SELECTION)
+    if n_galaxies > len(rows):
+        raise ValueError(f"{n_galaxies} galaxies; there are {len(rows)} to redshift {MAX_REDSHIFT}")
     if n_galaxies:
-        if n_galaxies > len(rows):
-            raise ValueError(f"{n_galaxies} galaxies; there are {len(rows)}")
         kept = np.sort(np.random.default_rng(seed).permutation(len(rows))[:n_galaxies])
         rows, untouched = rows[kept], untouched[kept]
-    chosen = sample.iloc[rows].reset_index(drop=True)
-    return RealSky(chosen, photometry.select(rows), truth.k[rows], ten.k[rows], untouched)
+    chosen = photometry.select(rows)
+    truth, ten = pseudo_truth(chosen), pseudo_truth(chosen, ALL_BANDS)
+    if not truth.good.all():
+        raise ValueError(f"no truth for {int((~truth.good).sum())} galaxies: {truth.fit.failures()}")
+    return RealSky(sample.iloc[rows].reset_index(drop=True), chosen, truth.k, ten.k, untouched)
 
 
 @dataclass(frozen=True, eq=False)
