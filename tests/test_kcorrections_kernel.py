@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from astro_utils.kcorrections.features import Features
-from astro_utils.kcorrections.kernel import KernelRegression
+from astro_utils.kcorrections.kernel import KernelRegression, MetricKernel
 from astro_utils.kcorrections.redshift_density import RedshiftDensity
 
 
@@ -85,6 +85,67 @@ def test_wrong_input_of_a_kernel():
         KernelRegression(lengths=np.array([1.0, 2.0, 0.0])).fit(x, y)
 
 
+def hidden_direction(n, seed=0):
+    """Twelve features of which one sum decides, beside noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 12))
+    truth = np.sin(1.5 * (x[:, 0] - x[:, 1]))
+    return x, truth + 0.1 * rng.normal(size=n), truth
+
+
+def test_a_learned_metric_finds_the_direction_that_matters():
+    (x, y, _), (new, _, truth) = hidden_direction(900), hidden_direction(500, seed=1)
+    scores = {}
+    for rounds in (0, 2):
+        model = MetricKernel(rounds=rounds, n_centres=400).fit(x, y)
+        scores[rounds] = r2(model.predict(new), truth)
+    assert scores[0] < 0.7 and scores[2] > 0.9
+    lengths = np.linalg.norm(model._metric, axis=1)  # what a step along a feature is worth
+    assert lengths[:2].min() > 2.5 * lengths[2:].max()
+
+
+def test_a_learned_metric_does_not_mind_units():
+    x, y, _ = hidden_direction(400)
+    units = np.geomspace(1e-3, 1e3, 12)
+    plain, scaled = (MetricKernel(n_centres=200).fit(x * u, y).predict(x * u) for u in (1.0, units))
+    np.testing.assert_allclose(plain, scaled, atol=1e-5)
+
+
+def test_noise_decides_how_closely_the_training_set_is_followed():
+    x, y, _ = hidden_direction(400)
+    close, far = (MetricKernel(noise=noise, n_centres=400).fit(x, y).predict(x) for noise in (1e-3, 1.0))
+    assert np.abs(close - y).mean() < 0.2 * np.abs(far - y).mean()
+    nothing = MetricKernel(noise=1e6).fit(x, y)
+    np.testing.assert_allclose(nothing.predict(x), y.mean(), atol=0.01)
+
+
+def test_a_metric_kernel_far_from_everything_returns_to_the_mean():
+    x, y = curve(400)
+    model = MetricKernel(reach=0.3, n_centres=200, rounds=0).fit(x, y)
+    far = x.mean(0) + 1e3 * x.std(0)
+    assert model.predict(far[None])[0] == pytest.approx(y.mean(), abs=1e-3)
+
+
+def test_a_feature_that_never_changes_and_rows_beyond_a_block(monkeypatch):
+    x, y, _ = hidden_direction(500)
+    x = np.column_stack([x, np.full(500, 3.0)])
+    whole = MetricKernel(n_centres=100).fit(x, y).predict(x)
+    monkeypatch.setattr(MetricKernel, "BLOCK", 150)
+    np.testing.assert_allclose(MetricKernel(n_centres=100).fit(x, y).predict(x), whole, atol=1e-6)
+
+
+def test_wrong_input_of_a_metric_kernel():
+    x, y, _ = hidden_direction(50)
+    with pytest.raises(ValueError, match=r"reach 0, noise 0\.024, 2000 centres, 2 rounds; expected"):
+        MetricKernel(reach=0)
+    with pytest.raises(ValueError, match=r"target of shape \(50, 2\); expected \(N,\)"):
+        MetricKernel().fit(x, np.stack([y, y], 1))
+    with pytest.raises(ValueError, match="features of galaxy 4 are not all finite"):
+        MetricKernel().fit(np.where(np.arange(50)[:, None] == 4, np.nan, x), y)
+    with pytest.raises(ValueError, match="3 features; fitted to 12"):
+        MetricKernel().fit(x, y).predict(x[:, :3])
+
+
 def noisy_sky(n, seed):
     """Colours that follow the redshift, with noise that differs from galaxy to galaxy."""
     rng = np.random.default_rng(seed)
@@ -105,6 +166,9 @@ def test_redshift_densities_cover_as_they_say():
     for level in (0.1, 0.5, 0.9):
         edge = np.array([np.interp(level, density.levels, q) for q in quantiles])
         assert abs((true < edge).mean() - level) < 0.03
+    assert abs((z < density.out_of_fold).mean() - 0.5) < 0.03
+    own = np.median(density.quantiles(features), axis=1)
+    assert np.abs(z - density.out_of_fold).mean() > np.abs(z - own).mean()
     width = quantiles[:, 35] - quantiles[:, 4]
     noisy = error > np.median(error)
     assert np.median(width[noisy]) > 1.3 * np.median(width[~noisy])
@@ -119,3 +183,6 @@ def test_kinds_of_features():
     np.testing.assert_array_equal(joined.lengths({"redshift": 2.0}), [np.inf, 2.0])
     np.testing.assert_array_equal(joined.select(np.array([3, 1])).values, [[0, 3], [0, 1]])
     assert len(joined) == 4
+    kept = joined.join("error", np.arange(4.0) + 9).of("error", "colour")
+    assert kept.kinds == ("colour", "error")
+    np.testing.assert_array_equal(kept.values[:, 1], [9, 10, 11, 12])

@@ -20,7 +20,7 @@ from astro_utils.kcorrections.template_grid import TemplateGrid, redshift_steps
 
 
 @cache
-def sky(n=1500):
+def sky(n=900):
     """Galaxies whose K is a known function of redshift and of a hue that the colours show with noise."""
     rng = np.random.default_rng(5)
     z, hue = rng.uniform(0.03, 0.38, n), rng.normal(0, 1, n)
@@ -53,13 +53,13 @@ def test_each_step_of_knowledge_helps():
     none, density, redshift = (score(make)["r2"] for make in (WithoutRedshift, WithDensity, WithRedshift))
     assert 0.9 < none < redshift
     assert none - 0.005 < density
-    assert redshift > 0.999
+    assert redshift > 0.997
 
 
 def test_what_is_learned_corrects_the_templates():
     known, k = sky()
     templates = k_scores(known.k_templates, k)
-    assert score(WithRedshift)["rmse"] < 0.4 * templates["rmse"]
+    assert score(WithRedshift)["rmse"] < 0.6 * templates["rmse"]
 
 
 def test_templates_alone_know_the_redshift_where_chi2_does():
@@ -75,21 +75,21 @@ def test_templates_alone_know_the_redshift_where_chi2_does():
 
 def test_averaging_over_a_density_is_no_worse_than_taking_its_median():
     known, k = sky()
-    fitted, train, test = {}, known.select(np.arange(1000)), known.select(np.arange(1000, 1500))
+    fitted, train, test = {}, known.select(np.arange(600)), known.select(np.arange(600, 900))
     for make in (AtMedianRedshift, WithDensity):
-        fitted[make] = make().fit(train, k[:1000])
+        fitted[make] = make().fit(train, k[:600])
     mean, spread = fitted[WithDensity].average(test)
     point = fitted[AtMedianRedshift].predict(test)
-    assert k_scores(mean, k[1000:])["rmse"] < 1.02 * k_scores(point, k[1000:])["rmse"]
+    assert k_scores(mean, k[600:])["rmse"] < 1.02 * k_scores(point, k[600:])["rmse"]
     assert (spread > 0).all()
     # Of the galaxies whose redshift is least certain K is least certain.
-    error, wide = np.abs(mean - k[1000:]), spread > np.median(spread)
+    error, wide = np.abs(mean - k[600:]), spread > np.median(spread)
     assert error[wide].mean() > error[~wide].mean()
 
 
 def test_a_predictor_does_not_read_what_it_must_not_know():
     known, k = sky()
-    train, test = np.arange(0, 1000), np.arange(1000, 1500)
+    train, test = np.arange(0, 600), np.arange(600, 900)
     hidden = dataclasses.replace(known.select(test), z=None, k_templates=None)
     for make in (WithoutRedshift, WithDensity, AtMedianRedshift):
         fitted = make().fit(known.select(train), k[train])
@@ -101,37 +101,37 @@ def test_a_predictor_does_not_read_what_it_must_not_know():
 
 def test_a_galaxy_that_templates_cannot_fit_still_gets_its_k():
     known, k = sky()
-    train, test = known.select(np.arange(1000)), known.select(np.arange(1000, 1500))
+    train, test = known.select(np.arange(600)), known.select(np.arange(600, 900))
     grid = TemplateGrid(test.grid.z, test.grid.k.copy(), test.grid.chi2.copy())
     grid.k[7], grid.chi2[7] = np.nan, np.inf
     lost = dataclasses.replace(
-        test, k_templates=np.where(np.arange(500) == 7, np.nan, test.k_templates), grid=grid
+        test, k_templates=np.where(np.arange(300) == 7, np.nan, test.k_templates), grid=grid
     )
     for make in (WithDensity, WithRedshift):
-        fitted = make().fit(train, k[:1000])
+        fitted = make().fit(train, k[:600])
         found = fitted.predict(lost)
         assert np.isfinite(found).all()
-        assert abs(found[7] - k[1007]) < 0.15
+        assert abs(found[7] - k[607]) < 0.15
         np.testing.assert_allclose(np.delete(found, 7), np.delete(fitted.predict(test), 7))
-    assert np.flatnonzero(np.isnan(TemplateDensity().fit(train, k[:1000]).predict(lost))).tolist() == [7]
+    assert np.flatnonzero(np.isnan(TemplateDensity().fit(train, k[:600]).predict(lost))).tolist() == [7]
 
 
-def test_the_median_goes_half_the_way_with_a_broken_fit_and_not_at_all_with_one_that_is_not_trusted():
+def test_the_median_leaves_most_of_a_broken_fit_and_all_of_one_that_is_not_trusted():
     known, k = sky()
-    train, test = known.select(np.arange(1000)), known.select(np.arange(1000, 1500))
-    fitted, one = WithRedshift().fit(train, k[:1000]), np.arange(500) == 3
+    train, test = known.select(np.arange(600)), known.select(np.arange(600, 900))
+    fitted, one = WithRedshift().fit(train, k[:600]), np.arange(300) == 3
     broken = dataclasses.replace(test, k_templates=test.k_templates + np.where(one, 3.0, 0.0))
-    assert abs(fitted.predict(broken)[3] - k[1003]) < 2.0
+    assert abs(fitted.predict(broken)[3] - k[603]) < 1.0
     refused = dataclasses.replace(test, k_templates=np.where(one, np.nan, test.k_templates))
-    assert abs(fitted.predict(refused)[3] - k[1003]) < 0.1
+    assert abs(fitted.predict(refused)[3] - k[603]) < 0.1
 
 
 def test_photometry_that_no_template_follows_is_left_to_what_is_learned():
     known, k = sky()
-    train, test = known.select(np.arange(1000)), known.select(np.arange(1000, 1500))
-    fitted = WithDensity().fit(train, k[:1000])
+    train, test = known.select(np.arange(600)), known.select(np.arange(600, 900))
+    fitted = WithDensity().fit(train, k[:600])
     grid = TemplateGrid(test.grid.z, test.grid.k + 5, test.grid.chi2 + 51)  # wrong, and it shows
-    direct = WithoutRedshift().fit(train, k[:1000]).predict(test)
+    direct = WithoutRedshift().fit(train, k[:600]).predict(test)
     np.testing.assert_allclose(fitted.predict(dataclasses.replace(test, grid=grid)), direct)
 
 

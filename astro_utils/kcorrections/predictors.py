@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from astro_utils.kcorrections.features import Features
 from astro_utils.kcorrections.kernel import MetricKernel
 from astro_utils.kcorrections.knowledge import Knowledge
 from astro_utils.kcorrections.polynomials import box_powers, fit_polynomial
@@ -200,10 +201,11 @@ class TemplateDensity:
 class WithRedshift:
     """K at a known redshift: the median of three predictions, or the first alone without templates.
 
-    A kernel learns what K is beyond the mean at the redshift, and far from all that it has seen returns to
-    that mean. Another learns the error of kcorrect and goes where kcorrect goes. Trees learn K itself. A
-    galaxy with a broken band sends them apart, and the median leaves the one that is furthest astray. All see
-    model colours, the r magnitude and the redshift alone, which all but fix K.
+    A kernel learns what K is beyond the mean at the redshift from model colours, the r magnitude and the
+    redshift, which all but fix it; far from all that it has seen it returns to that mean. Another is told
+    kcorrect's K too, learns the error of that and goes where kcorrect goes. Trees learn K itself from the
+    same. A galaxy with a broken band sends them apart, and the median leaves the one that is furthest astray;
+    where kcorrect failed, the first answers alone.
 
     Parameters
     ----------
@@ -220,30 +222,39 @@ class WithRedshift:
     def __init__(self, *, templates: bool = True, seed: int = 0) -> None:
         self.templates, self.seed = templates, seed
 
-    def _inputs(self, known: Knowledge) -> tuple[list[np.ndarray], np.ndarray]:
-        """Find what the kernels start from (N,), K at the redshift and kcorrect, and the inputs (N, F)."""
+    def _kernel(self, reach: float) -> MetricKernel:
+        return MetricKernel(reach=reach, n_centres=1200, noise=0.008, seed=self.seed)
+
+    def _without(self, known: Knowledge) -> tuple[np.ndarray, Features]:
+        """Mean of K at the redshift (N,), and what all parts see."""
         known.need("z", *["k_templates"] * self.templates)
-        mean = self._mean(known.z[:, None])
         features = known.features.of("colour", "magnitude").join("redshift", known.z)
-        if not self.templates:
-            return [mean], features.values
+        return self._mean(known.z[:, None]), features
+
+    def _with(self, known: Knowledge) -> tuple[np.ndarray, np.ndarray]:
+        """K by kcorrect (N,), the mean where it failed, and what the parts that know it see (N, F)."""
+        mean, features = self._without(known)
         base = np.where(np.isfinite(known.k_templates), known.k_templates, mean)
-        return [mean, base], features.join("template", base - mean).values
+        return base, features.join("template", base - mean).values
 
     def fit(self, known: Knowledge, k: np.ndarray) -> WithRedshift:
         """Fit to galaxies with true K (N,)."""
         known.need("z")
         self._mean = fit_polynomial(known.z[:, None], k, box_powers(self.DEGREE))
-        starts, values = self._inputs(known)
-        self._kernels = [
-            MetricKernel(reach=reach, n_centres=1200, noise=0.008, seed=self.seed).fit(values, k - start)
-            for reach, start in zip(self.REACHES, starts, strict=False)
-        ]
-        self._trees = [Boosting(seed=self.seed).fit(values, k)] if self.templates else []
+        mean, features = self._without(known)
+        self._plain = self._kernel(self.REACHES[0]).fit(features.values, k - mean)
+        if self.templates:
+            base, values = self._with(known)
+            self._correction = self._kernel(self.REACHES[1]).fit(values, k - base)
+            self._trees = Boosting(seed=self.seed).fit(values, k)
         return self
 
     def predict(self, known: Knowledge) -> np.ndarray:
         """K of other galaxies, (N,) mag."""
-        starts, values = self._inputs(known)
-        answers = [s + kernel.predict(values) for s, kernel in zip(starts, self._kernels, strict=True)]
-        return np.median([*answers, *(trees.predict(values) for trees in self._trees)], axis=0)
+        mean, features = self._without(known)
+        plain = mean + self._plain.predict(features.values)
+        if not self.templates:
+            return plain
+        base, values = self._with(known)
+        answers = [plain, base + self._correction.predict(values), self._trees.predict(values)]
+        return np.where(np.isfinite(known.k_templates), np.median(answers, axis=0), plain)
