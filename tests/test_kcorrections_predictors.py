@@ -124,6 +124,8 @@ def test_the_median_leaves_most_of_a_broken_fit_and_all_of_one_that_is_not_trust
     assert abs(fitted.predict(broken)[3] - k[603]) < 1.0
     refused = dataclasses.replace(test, k_templates=np.where(one, np.nan, test.k_templates))
     assert abs(fitted.predict(refused)[3] - k[603]) < 0.1
+    plain = WithRedshift(templates=False).fit(train, k[:600]).predict(test)
+    assert fitted.predict(refused)[3] == pytest.approx(plain[3])
 
 
 def test_photometry_that_no_template_follows_is_left_to_what_is_learned():

@@ -35,10 +35,10 @@ def retrieval_ranks(queries: np.ndarray, library: np.ndarray) -> np.ndarray:
     """
     if queries.shape != library.shape:
         raise ValueError(f"queries {queries.shape} and library {library.shape}; expected the same galaxies")
-    similarity = normalised(queries) @ normalised(library).T  # (N, N)
-    right = np.diag(similarity)[:, None]
-    ties = (similarity == right).sum(1) - 1
-    return 1 + (similarity > right).sum(1) + ties // 2
+    similarity = normalised(queries.astype(float)) @ normalised(library.astype(float)).T  # (N, N)
+    gap = similarity - np.diag(similarity)[:, None]
+    ties = (np.abs(gap) <= 1e-9).sum(1) - 1
+    return 1 + (gap > 1e-9).sum(1) + ties // 2
 
 
 def retrieval_scores(ranks: np.ndarray, groups: np.ndarray, n_bootstrap: int = 500) -> dict[str, dict]:

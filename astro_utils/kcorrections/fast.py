@@ -101,7 +101,7 @@ class FastPredictor(nn.Module):
         config = TrainingConfig(epochs=epochs, patience=epochs, weight_decay=0.0, seed=seed)
         train, validation = (tuple(t[rows] for t in data) for rows in (~held, held))
         fit(model, lambda m, batch: (m(batch[0]) - batch[1]).square(), train, validation, config)
-        return model
+        return model.cpu()
 
 
 def _partners(held: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -79,7 +79,7 @@ def gain_table(metrics: pd.DataFrame, skies: Sequence[str]) -> pd.DataFrame:
         for track in (NONE, PHOTOMETRIC, SPECTROSCOPIC):
             against = metrics[metrics["experiment"] == f"{experiment(sky, track)}, against ours"]
             rivals = against[~against["model"].str.startswith(("ours", "boosting"))]
-            nearest = rivals.loc[rivals["rmse_ratio_lo"].idxmin()]
+            nearest = rivals.loc[rivals["rmse_ratio"].idxmin()]
             beaten = int((rivals["rmse_ratio_lo"] > 1).sum())
             lines.append(
                 {

@@ -161,7 +161,8 @@ class Galaxies:
     def pixels(self) -> np.ndarray:
         """Part of the sky of each galaxy, (N,): a sky of one family and seed has its own."""
         sky = sky_pixels(self.catalogue["ra"].to_numpy(), self.catalogue["dec"].to_numpy())
-        return np.where(self.family == "single_age", sky + 100_000, sky)
+        seed = self.catalogue["object_id"].to_numpy() // 1_000_000_000
+        return sky + 1000 * (2 * seed + (self.family == "single_age"))
 
     @property
     def photometry(self) -> Photometry:

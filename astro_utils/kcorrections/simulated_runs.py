@@ -29,10 +29,10 @@ Answers = Mapping[tuple[str, str], np.ndarray]
 
 #: Modules that decide an answer, by the source of the method.
 _CODE = {
-    "published": ("simulated_methods", "heads", "../models/kcorrection_heads"),
+    "published": ("simulated_methods", "heads", "../models/kcorrection_heads", "../training", "../splits"),
     "ours": (
         *("simulated_methods", "simulated_features", "predictors", "kernel", "redshift_density", "features"),
-        *("polynomials", "kcorrect_fit", "templates", "template_grid"),
+        *("polynomials", "kcorrect_fit", "templates", "template_grid", "../splits"),
     ),
 }
 
@@ -46,7 +46,12 @@ def _digest(task: Task, method: Method, seed: int) -> str:
     digest.update(repr(sorted((k, v) for k, v in keywords.items() if not callable(v))).encode())
     for path in code:
         digest.update(path.read_bytes())
-    for array in (task.k, task.images, task.spectra, task.features.values, task.train, task.test):
+    known, photometry = task.known, task.galaxies.photometry
+    arrays = [task.k, task.images, task.spectra, task.z_phot, task.train, task.test]
+    arrays += [known.features.values, known.groups, known.z, known.k_templates, known.grid.z, known.grid.k]
+    arrays += [known.grid.chi2, photometry.flux, photometry.ivar, photometry.extinction]
+    digest.update(repr((known.features.kinds, task.band, task.max_redshift)).encode())
+    for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:20]
 

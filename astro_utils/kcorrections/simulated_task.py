@@ -137,7 +137,7 @@ def prepare(
 
 def _templates(known: Knowledge, galaxies: Galaxies, band: str, max_redshift: float) -> Knowledge:
     """Add kcorrect's K of a band, at the redshifts and at all redshifts."""
-    photometry, steps = galaxies.photometry, redshift_steps(max_redshift + _MARGIN + 0.01)
+    photometry, steps = galaxies.photometry, redshift_steps(max_redshift + _MARGIN + 0.02)
     return replace(
         known,
         k_templates=run_kcorrect(photometry, OPTIONS[band]).trusted,

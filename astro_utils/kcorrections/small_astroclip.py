@@ -144,20 +144,16 @@ def small_images(images: Tensor) -> Tensor:
     return to_rgb(images)
 
 
-def _turned(generator: torch.Generator):
-    """Make an augmentation: each batch turned by a multiple of 90 degrees and perhaps mirrored."""
-
-    def turn(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        images, *rest = batch
-        images = torch.rot90(images, int(torch.randint(4, (), generator=generator)), (-2, -1))
-        if torch.randint(2, (), generator=generator):
-            images = images.flip(-1)
-        return (images, *rest)
-
-    return turn
+def _turn(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Turn a batch by a multiple of 90 degrees and perhaps mirror it, by torch's own random numbers."""
+    images, *rest = batch
+    images = torch.rot90(images, int(torch.randint(4, ())), (-2, -1))
+    if torch.randint(2, ()):
+        images = images.flip(-1)
+    return (images, *rest)
 
 
-def _masks(config: SmallAstroClip, n: int, generator: torch.Generator) -> Tensor:
+def _masks(config: SmallAstroClip, n: int, generator: torch.Generator | None = None) -> Tensor:
     """Hide about two fifths of the tokens in six runs, as published."""
     width = config.tokens * 50 // 778
     return draw_masks(n, config.tokens, chunks=6, width=max(1, width), generator=generator)
@@ -190,7 +186,7 @@ def train_small_astroclip(
     Returns
     -------
     TrainedClip
-        Without a GPU on the CPU, in evaluation mode.
+        On the CPU, in evaluation mode.
 
     Raises
     ------
@@ -210,7 +206,6 @@ def train_small_astroclip(
 
     generator = torch.Generator().manual_seed(budget.seed)
     masks = _masks(config, len(light), generator)
-    redraw = torch.Generator().manual_seed(budget.seed + 1)
     backbone = model.spectrum_encoder.backbone
     common = {"batch_size": budget.batch_size, "learning_rate": budget.learning_rate, "seed": budget.seed}
     masked = fit(
@@ -220,12 +215,14 @@ def train_small_astroclip(
         (light[held], masks[held]),
         TrainingConfig(epochs=budget.masked_epochs, patience=budget.masked_epochs, **common),
         files[0],
-        augment=lambda batch: (batch[0], _masks(config, len(batch[0]), redraw)),
+        # By torch's own random numbers, which the loop seeds and keeps in its checkpoints.
+        augment=lambda batch: (batch[0], _masks(config, len(batch[0])).to(batch[0].device)),
     )
 
     model.freeze_backbones()
     model.image_encoder.backbone.requires_grad_(True)
-    tokens = predict(backbone, light, batch_size=512)  # frozen: once for all epochs, (N, tokens, dim)
+    device = next(backbone.parameters()).device
+    tokens = predict(backbone, light.to(device), batch_size=512)  # frozen: once for all, (N, tokens, dim)
     contrastive = fit(
         model,
         _pair_loss,
@@ -235,9 +232,9 @@ def train_small_astroclip(
             epochs=budget.epochs, patience=budget.epochs, weight_decay=0.05, bfloat16=budget.half, **common
         ),
         files[1],
-        augment=_turned(torch.Generator().manual_seed(budget.seed + 2)),
+        augment=_turn,
     )
-    return TrainedClip(model, masked, contrastive)
+    return TrainedClip(model.cpu(), masked, contrastive)
 
 
 def _pair_loss(model: AstroCLIP, batch: tuple[Tensor, Tensor]) -> Tensor:

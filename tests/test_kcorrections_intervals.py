@@ -1,0 +1,172 @@
+"""Conformal intervals of K: where each kind covers, how wide it is, and what it refuses."""
+
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from astro_utils.kcorrections.intervals import IntervalModel, coverage_by_bin
+
+
+@cache
+def sky(n=6000, seed=0):
+    """Galaxies whose K is seen through noise, small or large, and predicted as well as it can be."""
+    rng = np.random.default_rng(seed)
+    k, noisy = rng.normal(0, 1, n), rng.integers(2, size=n)
+    sigma = np.where(noisy, 0.6, 0.3)
+    predicted = (k + sigma * rng.normal(size=n)) / (1 + sigma**2)  # the mean of K given what is seen
+    return noisy[:, None].astype(float), k, predicted, rng.integers(60, size=n)
+
+
+@cache
+def fitted(given):
+    return IntervalModel(given=given).fit(*sky())
+
+
+@cache
+def intervals(given, level=0.9):
+    features, _, predicted, _ = sky(seed=1)
+    return fitted(given).predict(features, predicted, level)
+
+
+def coverage(low, high, rows=slice(None)):
+    k = sky(seed=1)[1]
+    return ((low <= k) & (k <= high))[rows].mean()
+
+
+@pytest.mark.parametrize("given", ["nothing", "prediction", "truth"])
+@pytest.mark.parametrize("level", [0.68, 0.9, 0.95])
+def test_intervals_cover_as_they_say(given, level):
+    assert abs(coverage(*intervals(given, level)) - level) < 0.02
+
+
+def test_only_intervals_given_the_truth_cover_where_galaxies_are_rare():
+    k = sky(seed=1)[1]
+    rare = np.abs(k) > 1.8
+    assert coverage(*intervals("nothing"), rare) < 0.82
+    assert coverage(*intervals("prediction"), rare) < 0.82
+    assert abs(coverage(*intervals("truth"), rare) - 0.9) < 0.04
+    table = coverage_by_bin(*intervals("truth"), k, k, np.arange(-2, 2.1, 0.5))
+    assert len(table) == 8 and (table["coverage"] - 0.9).abs().max() < 0.04
+    widths = [np.mean(high - low) for low, high in map(intervals, ("truth", "prediction"))]
+    assert 1 < widths[0] / widths[1] < 1.5  # what it costs
+
+
+def test_predictions_that_are_alike_are_covered_alike():
+    features, k, predicted, groups = sky()
+    crooked = predicted + 0.5 * (predicted > 1)  # wrong where little is predicted
+    features2, k2, predicted2, _ = sky(seed=1)
+    crooked2 = predicted2 + 0.5 * (predicted2 > 1)
+    inside, width, rows = {}, {}, crooked2 > 1.5
+    for given in ("nothing", "prediction"):
+        model = IntervalModel(given=given).fit(features, k, crooked, groups)
+        low, high = model.predict(features2, crooked2)
+        inside[given], width[given] = ((low <= k2) & (k2 <= high))[rows].mean(), (high - low)[rows].mean()
+    # The scale alone widens them to both sides; given the prediction they lie where K is.
+    assert abs(inside["prediction"] - 0.9) < 0.04
+    assert width["prediction"] < 0.85 * width["nothing"]
+
+
+def test_intervals_are_wide_where_residuals_are():
+    low, high = intervals("truth")
+    noisy = sky(seed=1)[0][:, 0] > 0
+    # Residuals scatter by sigma / sqrt(1 + sigma^2).
+    wanted = (0.6 / np.hypot(1, 0.6)) / (0.3 / np.hypot(1, 0.3))
+    assert (high - low)[noisy].mean() / (high - low)[~noisy].mean() == pytest.approx(wanted, rel=0.15)
+
+
+def test_higher_levels_hold_lower_ones():
+    ends = [intervals("truth", level) for level in (0.68, 0.9, 0.95)]
+    for (low, high), (lower, higher) in pairwise(ends):
+        assert (lower <= low).all() and (high <= higher).all() and (higher - lower > high - low).any()
+
+
+def test_a_known_quantity_is_calibrated_bin_by_bin():
+    features, k, predicted, groups = sky()
+    z = np.random.default_rng(2).uniform(size=len(k))
+    wrong = predicted + np.where(z > 0.8, 1.0, 0.0)  # which the features do not show
+    model = IntervalModel(given="known", edges=[0.4, 0.8]).fit(features, k, wrong, groups, z)
+    low, high = model.predict(features, wrong, 0.9, z)
+    table = coverage_by_bin(low, high, k, z, [0, 0.4, 0.8, 1])
+    # On the galaxies of the calibration itself coverage is the level, up to the scale's own fit.
+    np.testing.assert_allclose(table["coverage"], 0.9, atol=0.02)
+    plain = IntervalModel(given="nothing").fit(features, k, wrong, groups).predict(features, wrong)
+    assert coverage_by_bin(*plain, k, z, [0.8, 1])["coverage"].item() < 0.8
+
+
+def test_the_belt_holds_every_value_that_is_accepted():
+    features, _, predicted, _ = sky(seed=1)
+    model = fitted("truth")
+    low, high = model.predict(features[:40], predicted[:40])
+    scale = model._scale.predict(np.column_stack([features, predicted])[:40])
+    values = np.linspace(-5, 5, 4001)
+    cell = np.searchsorted(model._inner, values, side="right")
+    skip = [int((len(s) + 1) * 0.05) for s in model._scores]
+    ends = np.array([(s[n - 1], s[-n]) for s, n in zip(model._scores, skip, strict=True)])[cell]
+    scores = (values - predicted[:40, None]) / scale[:, None]
+    accepted = (scores >= ends[:, 0]) & (scores <= ends[:, 1])
+    for row in range(40):
+        found = values[accepted[row]]
+        assert low[row] == pytest.approx(found.min(), abs=0.003)
+        assert high[row] == pytest.approx(found.max(), abs=0.003)
+
+
+def test_far_from_all_calibration_an_interval_is_still_one():
+    features, _, _, _ = sky()
+    model = fitted("truth")
+    low, high = model.predict(features[:2], np.array([-40.0, 40.0]))
+    assert np.isfinite([low, high]).all() and (low < high).all()
+
+
+def test_a_level_that_the_numbers_cannot_bear_leaves_the_interval_open():
+    few = [part[:150] for part in sky()]
+    features, _, predicted, _ = sky(seed=1)
+    low, high = IntervalModel(given="nothing").fit(*few).predict(features, predicted, 0.99)
+    assert np.isneginf(low).all() and np.isposinf(high).all()
+    low, high = IntervalModel(given="nothing").fit(*few).predict(features, predicted, 0.98)
+    assert np.isfinite(low).all() and np.isfinite(high).all()
+
+
+def test_coverage_by_bin():
+    table = coverage_by_bin(
+        np.zeros(4),
+        np.array([1.0, 2, 3, 4]),
+        np.array([0.5, 2.5, 3, -1]),
+        np.array([0.1, 0.2, 0.5, 0.9]),
+        [0.1, 0.5, 0.7, 0.8],
+    )
+    assert table[["lo", "n", "coverage", "mean_width"]].to_numpy().tolist() == [
+        [0.1, 2, 0.5, 1.5],
+        [0.5, 1, 1, 3],
+    ]
+    assert (table["coverage_lo"] < table["coverage"]).all()
+    with pytest.raises(ValueError, match=r"expected one shape \(N,\)"):
+        coverage_by_bin(np.zeros(3), np.ones(3), np.ones(3), np.ones(4), [0, 1])
+    with pytest.raises(ValueError, match=r"edges must be increasing numbers, not \[1\.0, 0\.0\]"):
+        coverage_by_bin(np.zeros(3), np.ones(3), np.ones(3), np.ones(3), [1, 0])
+
+
+def test_what_is_refused():
+    features, k, predicted, groups = (part[:300] for part in sky())
+    with pytest.raises(ValueError, match="given 'faith'; expected one of nothing, prediction, known, truth"):
+        IntervalModel(given="faith")
+    with pytest.raises(ValueError, match="expected them with 'known', and only then"):
+        IntervalModel(given="known")
+    with pytest.raises(ValueError, match="expected them with 'known', and only then"):
+        IntervalModel(given="truth", edges=[0.1])
+    with pytest.raises(ValueError, match="known is absent with given='known'"):
+        IntervalModel(given="known", edges=[0.1]).fit(features, k, predicted, groups)
+    with pytest.raises(ValueError, match="known is given with given='truth'"):
+        IntervalModel().fit(features, k, predicted, groups, k)
+    with pytest.raises(ValueError, match="99 galaxies to calibrate; expected 100 or more"):
+        IntervalModel().fit(features[:99], k[:99], predicted[:99], groups[:99])
+    with pytest.raises(ValueError, match="k must be 300 finite numbers"):
+        IntervalModel().fit(features, np.where(k == k[3], np.nan, k), predicted, groups)
+    with pytest.raises(ValueError, match="predicted must be 300 finite numbers"):
+        IntervalModel().fit(features, k, np.where(k == k[3], np.nan, predicted), groups)
+    with pytest.raises(ValueError, match=r"features \(300,\) and predictions \(300,\); expected \(N, F\)"):
+        IntervalModel().fit(features[:, 0], k, predicted, groups)
+    model = IntervalModel().fit(features, k, predicted, groups)
+    with pytest.raises(ValueError, match="level must be between 0 and 1, not 90"):
+        model.predict(features, predicted, 90)
