@@ -1,0 +1,1 @@
+"""ASTRA: what its networks see of a galaxy, and what they are asked for."""
