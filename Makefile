@@ -48,7 +48,7 @@ serve: ## Serve the built book at http://localhost:PORT
 
 test: lint  ## Run ruff, pytest and nbval over every notebook
 	@echo "--- pytest"
-	@python -m pytest -n 2 --dist loadgroup tests
+	@python -m pytest tests
 	@$(MAKE) --no-print-directory notebooks
 
 lint: $(READY)

@@ -34,14 +34,6 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=800, check=False)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Keep a file's tests in one process, and all that need the built book in another: it is built once."""
-    for item in items:
-        group = "book" if "built" in item.fixturenames else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
     """Return a checkout whose book was built at the profile smoke, by the workflow."""

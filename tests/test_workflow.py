@@ -52,7 +52,9 @@ def test_a_table_of_the_sky_makes_the_sky_anew(built):
         path.write_bytes(original + b"\n")
         margformer = {f"margformer_{step}" for step in ("sets", "train", "results", "shift", "conformal")}
         sky = {"sky_samples", "sky_fidelity"}
-        assert planned(built) == margformer | sky | {"photoz_images", "pages", "book", "all"}
+        steps = ("galaxies", "embedding", "train", "results")
+        kcorrection = {f"kcorrection_{step}" for step in steps}
+        assert planned(built) == margformer | sky | kcorrection | {"photoz_images", "pages", "book", "all"}
     finally:
         path.write_bytes(original)
 
