@@ -46,9 +46,12 @@ serve: ## Serve the built book at http://localhost:PORT
 	@test -f _build/html/index.html || { echo "no book yet; run: make book"; exit 1; }
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
+# Tests that build the whole book, which takes as long as all others together.
+BOOK_TESTS := tests/test_book.py tests/test_reference.py tests/test_workflow.py
+
 test: lint  ## Run ruff, pytest and nbval over every notebook
-	@echo "--- pytest"
-	@python -m pytest tests
+	@echo "--- pytest, with the tests of the built book beside all others"
+	@printf '%s\n' "$(BOOK_TESTS)" "tests $(BOOK_TESTS:%=--ignore=%)" | xargs -P 2 -I WHICH sh -c 'python -m pytest WHICH'
 	@$(MAKE) --no-print-directory notebooks
 
 lint: $(READY)
