@@ -40,6 +40,7 @@ from astro_utils.kcorrections.simulated_runs import (
 from astro_utils.kcorrections.simulated_task import Task
 from astro_utils.metrics import wilson_interval
 from astro_utils.results import anchors, read_metrics, write_metrics
+from astro_utils.sample_writer import one_thread
 from astro_utils.splits import hold_out
 
 CHOSEN = methods(1)
@@ -130,6 +131,7 @@ def poisoned(one, *, k=False, z=False, z_phot=False, spectra=False):
     )
 
 
+@one_thread()  # as answers are made: with more threads, sums differ in the last digits
 def changed(one, track, answers, *, networks=True):
     """Names of the methods of a track, perhaps without the published networks, whose answers are others."""
     out = set()
