@@ -17,12 +17,11 @@ from astro_utils.kcorrections.knowledge import Knowledge
 from astro_utils.kcorrections.predictors import WithoutRedshift
 from astro_utils.kcorrections.scores import k_scores
 from astro_utils.kcorrections.simulated_methods import NONE, Method
-from astro_utils.kcorrections.simulated_runs import filled
+from astro_utils.kcorrections.simulated_runs import filled, task_row
 from astro_utils.kcorrections.simulated_task import OPTIONS, Task
 from astro_utils.kcorrections.small_astroclip import small_images
 from astro_utils.metrics import summarise
 from astro_utils.models.astroclip import AstroCLIP
-from astro_utils.results import metric_row
 
 __all__ = [
     "NEIGHBOURS",
@@ -34,19 +33,6 @@ __all__ = [
 
 #: Numbers of neighbours.
 NEIGHBOURS = (1, 3, 10, 30, 64, 100, 300, 1000)
-
-
-def _row(task: Task, profile: str, experiment: str, model: str, metrics: dict, n: int | None = None) -> dict:
-    return metric_row(
-        profile=profile,
-        sky="simulated",
-        experiment=experiment,
-        model=model,
-        n_train=len(task.train),
-        n_test=len(task.test) if n is None else n,
-        seeds=1,
-        metrics=metrics,
-    )
 
 
 def _scores(task: Task, k: np.ndarray, rows: np.ndarray | slice, n_bootstrap: int) -> dict:
@@ -62,7 +48,13 @@ def neighbour_rows(task: Task, profile: str, sky: str, n_bootstrap: int = 200) -
     scaled = (task.images - mean) / scale
     answers = neighbour_sweep(scaled[task.train], task.k[task.train], scaled[task.test], ks)
     return [
-        _row(task, profile, f"{sky}, neighbours", str(k), _scores(task, answer, slice(None), n_bootstrap))
+        task_row(
+            task,
+            _scores(task, answer, slice(None), n_bootstrap),
+            profile=profile,
+            experiment=f"{sky}, neighbours",
+            model=str(k),
+        )
         for k, answer in zip(ks, answers, strict=True)
     ]
 
@@ -103,12 +95,14 @@ def confidence_rows(
     rows, spreads = [], {}
     for name, k, doubt in (("MLP, dropout", mean, spread), ("ours, interval", ours, half_width)):
         kept = doubt <= np.quantile(doubt, 0.9)
-        experiment = f"{sky}, confidence"
+        common = {"profile": profile, "experiment": f"{sky}, confidence"}
         rows.append(
-            _row(task, profile, experiment, f"{name}: all", _scores(task, k, slice(None), n_bootstrap))
+            task_row(task, _scores(task, k, slice(None), n_bootstrap), model=f"{name}: all", **common)
         )
         scores = _scores(task, k, kept, n_bootstrap)
-        rows.append(_row(task, profile, experiment, f"{name}: most confident 90 %", scores, int(kept.sum())))
+        rows.append(
+            task_row(task, scores, model=f"{name}: most confident 90 %", n_test=int(kept.sum()), **common)
+        )
         spreads[name] = np.stack([doubt, np.abs(k - task.k[task.test])], 1)
     return rows, spreads
 
@@ -125,7 +119,15 @@ def learning_rows(
         for method in chosen:
             k = filled(method.predict(smaller, 0), smaller)
             scores = _scores(task, k, slice(None), n_bootstrap)
-            rows.append(_row(smaller, profile, f"{sky}, sizes, {method.track}", method.name, scores))
+            rows.append(
+                task_row(
+                    smaller,
+                    scores,
+                    profile=profile,
+                    experiment=f"{sky}, sizes, {method.track}",
+                    model=method.name,
+                )
+            )
     return rows
 
 
@@ -160,7 +162,7 @@ def cost_rows(task: Task, clip: AstroCLIP, profile: str, n_timed: int = 1_000_00
         metrics = {"galaxies_per_second": n / seconds, "threads": float(threads)}
         if name == "ours, repeated by a network":
             metrics |= _scores(task, fast.predict(features.values[task.test]), slice(None), 100)
-        rows.append(_row(task, profile, "cost", name, metrics, n))
+        rows.append(task_row(task, metrics, profile=profile, experiment="cost", model=name, n_test=n))
     return rows
 
 

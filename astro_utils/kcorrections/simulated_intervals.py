@@ -14,9 +14,9 @@ import numpy as np
 
 from astro_utils.kcorrections.intervals import IntervalModel, coverage_by_bin
 from astro_utils.kcorrections.simulated_methods import SPECTROSCOPIC, methods
+from astro_utils.kcorrections.simulated_runs import task_row
 from astro_utils.kcorrections.simulated_task import Task
 from astro_utils.metrics import wilson_interval
-from astro_utils.results import metric_row
 from astro_utils.sample_writer import one_thread
 from astro_utils.splits import group_folds
 
@@ -79,15 +79,13 @@ def coverage_rows(task: Task, track: str, interval: np.ndarray, *, profile: str,
         for b in bins.itertuples()
     ]
     return [
-        metric_row(
+        task_row(
+            task,
+            {"coverage_90": {"value": value, "lo": lo, "hi": hi}, "mean_width": width},
             profile=profile,
-            sky="simulated",
             experiment=f"{sky}, {track}, coverage",
             model=name,
-            n_train=len(task.train),
             n_test=int(n),
-            seeds=1,
-            metrics={"coverage_90": {"value": value, "lo": lo, "hi": hi}, "mean_width": width},
         )
         for name, n, value, lo, hi, width in lines
     ]

@@ -21,7 +21,7 @@ from astro_utils.metrics import bootstrap, summarise
 from astro_utils.results import atomic, metric_row
 from astro_utils.sample_writer import one_thread
 
-__all__ = ["Answers", "gain_rows", "prediction_table", "run_methods", "score_rows"]
+__all__ = ["Answers", "gain_rows", "prediction_table", "run_methods", "score_rows", "task_row"]
 
 #: (track, method) to K of the test galaxies for each seed, (S, M) mag, NaN where a method failed.
 Answers = Mapping[tuple[str, str], np.ndarray]
@@ -102,6 +102,29 @@ def filled(answers: np.ndarray, task: Task) -> np.ndarray:
     return np.where(np.isfinite(answers), answers, task.k[task.train].mean())
 
 
+def task_row(
+    task: Task,
+    metrics: Mapping,
+    *,
+    profile: str,
+    experiment: str,
+    model: str,
+    n_test: int | None = None,
+    seeds: int = 1,
+) -> dict:
+    """Make a metric row of simulated galaxies; all of the test unless `n_test` says how many."""
+    return metric_row(
+        profile=profile,
+        sky="simulated",
+        experiment=experiment,
+        model=model,
+        n_train=len(task.train),
+        n_test=len(task.test) if n_test is None else n_test,
+        seeds=seeds,
+        metrics=metrics,
+    )
+
+
 def score_rows(task: Task, answers: Answers, *, profile: str, sky: str, n_bootstrap: int = 500) -> list[dict]:
     """Scores of every method, with intervals by resampling parts of the sky.
 
@@ -128,15 +151,13 @@ def score_rows(task: Task, answers: Answers, *, profile: str, sky: str, n_bootst
         metrics = summarise(scores, groups, n_bootstrap)
         metrics["failures"] = float((~np.isfinite(seeds)).sum(1).mean())
         rows.append(
-            metric_row(
+            task_row(
+                task,
+                metrics,
                 profile=profile,
-                sky="simulated",
                 experiment=f"{sky}, {track}",
                 model=name,
-                n_train=len(task.train),
-                n_test=len(task.test),
                 seeds=len(seeds),
-                metrics=metrics,
             )
         )
     return rows
@@ -163,15 +184,13 @@ def gain_rows(
         (lo, hi) = bootstrap(ratio, groups, n_bootstrap)["rmse_ratio"]
         value = ratio(np.arange(len(true)))["rmse_ratio"]
         rows.append(
-            metric_row(
+            task_row(
+                task,
+                {"rmse_ratio": {"value": value, "lo": lo, "hi": hi}},
                 profile=profile,
-                sky="simulated",
                 experiment=f"{sky}, {track}, against ours",
                 model=name,
-                n_train=len(task.train),
-                n_test=len(task.test),
                 seeds=len(seeds),
-                metrics={"rmse_ratio": {"value": value, "lo": lo, "hi": hi}},
             )
         )
     return rows
