@@ -410,9 +410,11 @@ def test_photometric_redshifts_of_a_part_of_the_sky_are_not_learned_from_it():
     wrong = np.where(poisoned, MAX_REDSHIFT - one.galaxies.z, one.galaxies.z)
     assert np.abs(wrong - one.galaxies.z)[poisoned].max() > 0.1
     found = prepare(with_redshifts(one.galaxies, wrong), untrained_clip()).z_phot
-    np.testing.assert_array_equal(found[poisoned], one.z_phot[poisoned])
+    # Sums of several threads differ in their last digits; a redshift that leaked in moves the first ones.
+    np.testing.assert_allclose(found[poisoned], one.z_phot[poisoned], rtol=1e-6)
     others = ~poisoned
-    assert (found[others] != one.z_phot[others]).mean() > 0.5  # who learned from it was misled
+    misled = ~np.isclose(found[others], one.z_phot[others], rtol=1e-4)
+    assert misled.mean() > 0.5  # who learned from it was misled
 
 
 def test_no_redshift_of_a_test_galaxy_is_used():
@@ -420,9 +422,9 @@ def test_no_redshift_of_a_test_galaxy_is_used():
     z = one.galaxies.z.copy()
     z[one.test] = MAX_REDSHIFT - z[one.test]
     found = prepare(with_redshifts(one.galaxies, z), untrained_clip())
-    np.testing.assert_array_equal(found.z_phot, one.z_phot)
-    np.testing.assert_array_equal(found.features.values, one.features.values)
-    np.testing.assert_array_equal(found.known.grid.k, one.known.grid.k)
+    np.testing.assert_allclose(found.z_phot, one.z_phot, rtol=1e-6)
+    np.testing.assert_allclose(found.features.values, one.features.values, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.known.grid.k, one.known.grid.k, rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(found.images, one.images)
 
 
