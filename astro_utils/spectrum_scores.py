@@ -30,9 +30,11 @@ __all__ = [
     "interval_coverage",
     "photometry_scores",
     "r2",
+    "ranks",
     "recovered_redshift_scores",
     "retrieval",
     "spectrum_scores",
+    "squares",
 ]
 
 #: Bands in the rest frame, vacuum Angstrom: line, blue and red side (bands of the MaNGA data analysis
@@ -79,14 +81,29 @@ def r2(truth: Spectra, prediction: np.ndarray, reference: np.ndarray) -> tuple[f
     r2, free : float
         Against the noisy spectra, and estimated for spectra without noise.
     """
-    prediction = _check(truth, prediction)
-    scale = 1 / truth.ivar.mean(1, dtype=float)  # (N,)
-    error, total = (
-        (scale * (truth.ivar * np.square(truth.flux - other)).sum(1, dtype=float)).sum()
-        for other in (prediction, reference)
-    )
-    noise = (scale * (truth.ivar > 0).sum(1)).sum()
+    error, noise = (values.sum() for values in squares(truth, _check(truth, prediction)))
+    total = squares(truth, reference)[0].sum()
     return float(1 - error / total), float(1 - (error - noise) / (total - noise))
+
+
+def squares(truth: Spectra, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the sums of which R2 is made, for each galaxy.
+
+    Parameters
+    ----------
+    truth : Spectra
+    other : numpy.ndarray
+        (N, L) or (L,).
+
+    Returns
+    -------
+    square, noise : numpy.ndarray
+        (N,) sum over pixels of ivar (flux - other)^2, and the part of it that noise makes, both over the mean
+        inverse variance of the galaxy.
+    """
+    scale = 1 / truth.ivar.mean(1, dtype=float)
+    square = (truth.ivar * np.square(truth.flux - other)).sum(1, dtype=float)
+    return scale * square, scale * (truth.ivar > 0).sum(1)
 
 
 def continuum(truth: Spectra, prediction: np.ndarray, width: float = 100.0) -> tuple[Spectra, np.ndarray]:
@@ -268,11 +285,27 @@ def retrieval(truth: Spectra, prediction: np.ndarray, ks: Sequence[int] = (1, 10
         ``top_<k>``, shares of galaxies whose own prediction is among the k nearest, and ``rank``, the median
         rank from 1.
     """
-    prediction = _check(truth, prediction)
-    weighted = truth.ivar * np.where(truth.ivar > 0, truth.flux, 0)
-    distance = truth.ivar @ np.square(prediction).T - 2 * weighted @ prediction.T  # (observed, predicted)
-    rank = 1 + (distance < np.diag(distance)[:, None]).sum(1)
+    rank = ranks(truth, prediction)
     return {f"top_{k}": float((rank <= k).mean()) for k in ks} | {"rank": float(np.median(rank))}
+
+
+def ranks(truth: Spectra, prediction: np.ndarray) -> np.ndarray:
+    """Rank every galaxy's own prediction for its observed spectrum among all predictions.
+
+    Predictions that are as near share the mean of their ranks: one prediction for all galaxies finds nobody.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,) from 1.
+    """
+    prediction = _check(truth, prediction).astype(float)
+    ivar = np.asarray(truth.ivar, dtype=float)
+    weighted = ivar * np.where(ivar > 0, truth.flux, 0)
+    distance = ivar @ np.square(prediction).T - 2 * weighted @ prediction.T  # (observed, predicted)
+    own = np.diag(distance)[:, None]
+    alike = np.abs(distance - own) <= 1e-9 * np.abs(distance).max(1, keepdims=True)
+    return 0.5 + ((distance < own) & ~alike).sum(1) + 0.5 * alike.sum(1)
 
 
 def interval_coverage(truth: Spectra, lower: np.ndarray, upper: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from astro_utils.spectrum_scores import (
     interval_coverage,
     photometry_scores,
     r2,
+    ranks,
     recovered_redshift_scores,
     retrieval,
     spectrum_scores,
@@ -129,8 +130,8 @@ def test_retrieval_finds_own_spectra_and_chance_finds_one_in_n():
 def test_retrieval_looks_for_the_prediction_of_an_observed_spectrum():
     clean, truth = galaxies(n=40, noise=0.3)
     assert retrieval(truth, clean)["top_1"] > 0.9
-    ranks = retrieval(truth, np.roll(clean, 1, axis=0))
-    assert ranks["top_1"] < 0.1 < ranks["top_10"] and ranks["rank"] > 1
+    found = retrieval(truth, np.roll(clean, 1, axis=0))
+    assert found["top_1"] < 0.1 < found["top_10"] and found["rank"] > 1
     gaps = Spectra(WAVE, np.where(truth.ivar > 0, truth.flux, 1e4), truth.ivar)
     assert retrieval(gaps, clean) == retrieval(truth, clean)
 
@@ -163,3 +164,12 @@ def test_bad_predictions_are_named():
     blind = Spectra(WAVE, truth.flux, truth.ivar * np.array([[1], [1], [0]]))
     with pytest.raises(ValueError, match="spectrum 2 has no measured pixel"):
         chi2_per_pixel(blind, np.ones_like(clean))
+
+
+def test_one_prediction_for_all_is_found_as_often_as_by_chance():
+    rng = np.random.default_rng(3)
+    truth = Spectra(np.linspace(4000.0, 5000.0, 50), rng.normal(1, 0.1, (40, 50)), np.full((40, 50), 100.0))
+    same = np.tile(truth.flux.mean(0), (40, 1))
+    np.testing.assert_allclose(ranks(truth, same), 20.5)
+    assert retrieval(truth, same)["top_1"] == 0
+    np.testing.assert_array_equal(ranks(truth, truth.flux), 1)

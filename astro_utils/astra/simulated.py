@@ -114,6 +114,11 @@ class Galaxies:
         """Whether u - r, dereddened, is at least 2.22 (Strateva et al. 2001, AJ 122, 1861), (N,)."""
         return (self.catalogue["dered_u"] - self.catalogue["dered_r"]).to_numpy() >= 2.22
 
+    @property
+    def ugriz(self) -> tuple[np.ndarray, np.ndarray]:
+        """Model fluxes and errors (N, 5), nanomaggies (AB), corrected for dust."""
+        return _fluxes(self.catalogue)
+
     def select(self, rows: np.ndarray) -> Galaxies:
         """Keep some galaxies: a mask or indices."""
         rows = np.flatnonzero(rows) if np.asarray(rows).dtype == bool else np.asarray(rows)
@@ -130,6 +135,12 @@ def _petrosian_r(table: pd.DataFrame) -> np.ndarray:
 
 def _columns(table: pd.DataFrame, name: str) -> np.ndarray:
     return table[[f"{name}_{band}" for band in SDSS.bands]].to_numpy(float)
+
+
+def _fluxes(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    scale = 10 ** (0.4 * (_columns(table, "extinction") + np.array(SDSS.zero_point)))
+    ivar = _columns(table, "model_flux_ivar")
+    return _columns(table, "model_flux") * scale, np.where(ivar > 0, ivar, np.nan) ** -0.5 * scale
 
 
 def _features(table: pd.DataFrame, images: np.ndarray) -> Features:
@@ -179,13 +190,8 @@ def read_galaxies(path: str | Path) -> Galaxies:
     raw = rebin(Spectra(wavelength, flux, ivar), SDSS_GRID)
     extinction = _columns(table, "extinction")
     spectra, _ = normalise(deredden(raw, extinction[:, SDSS.index] / SDSS.extinction[SDSS.index]))
-    # Fluxes on the scale of AB, above the dust; the errors are of the fluxes.
-    scale = 10 ** (0.4 * (extinction + np.array(SDSS.zero_point)))
-    flux5, error5 = (
-        _columns(table, "model_flux") * scale,
-        _columns(table, "model_flux_ivar") ** -0.5 * scale,
-    )
-    photometry = Photometry(_features(table, images), flux5[:, 1:4], error5[:, 1:4], FILTERS)
+    flux, error = _fluxes(table)
+    photometry = Photometry(_features(table, images), flux[:, 1:4], error[:, 1:4], FILTERS)
     return Galaxies(table, images, raw, spectra, photometry)
 
 
