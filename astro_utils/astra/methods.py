@@ -25,7 +25,7 @@ from astro_utils.kcorrections.features import KINDS
 from astro_utils.sky.galaxies import GalaxyTemplates
 from astro_utils.sky.surveys import SDSS
 
-__all__ = ["CATALOGUE", "CEILINGS", "OURS", "Task", "baselines", "fit_ours", "ours", "prepare"]
+__all__ = ["CATALOGUE", "CEILINGS", "KINDS", "OURS", "Task", "baselines", "fit_ours", "ours", "prepare"]
 
 #: Kinds of features that a catalogue has; ours also reads the light in the pixels.
 CATALOGUE = tuple(kind for kind in KINDS if kind != "embedding")
