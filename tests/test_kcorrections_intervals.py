@@ -112,6 +112,51 @@ def test_the_belt_holds_every_value_that_is_accepted():
         assert high[row] == pytest.approx(found.max(), abs=0.003)
 
 
+def uneven(n, seed):
+    """Galaxies that are predicted well, badly and well again along K, which no feature shows."""
+    rng = np.random.default_rng(seed)
+    k = rng.uniform(0, 1, n)
+    predicted = k + rng.normal(size=n) * (0.02 + 0.25 * np.sin(2 * np.pi * k) ** 2)
+    return np.ones((n, 1)), k, predicted, rng.integers(40, size=n)
+
+
+@cache
+def fitted_uneven():
+    return IntervalModel().fit(*uneven(3000, 2))
+
+
+def test_the_nominal_level_makes_up_for_what_a_belt_covers_too_much():
+    model = fitted_uneven()
+    features, k, predicted, _ = uneven(6000, 3)
+    for level in (0.68, 0.9):
+        nominal = model.nominal(level)
+        assert level - 0.1 < nominal < level - 0.03
+        asked, wanted = (model.predict(features, predicted, number) for number in (level, nominal))
+        covered = [((low <= k) & (k <= high)).mean() for low, high in (asked, wanted)]
+        assert covered[0] > level + 0.045
+        assert abs(covered[1] - level) < 0.03
+        assert (wanted[1] - wanted[0]).mean() < 0.95 * (asked[1] - asked[0]).mean()
+
+
+def test_the_nominal_level_is_the_least_that_holds_the_calibration():
+    _, k, predicted, _ = uneven(3000, 2)
+    model = fitted_uneven()
+    _, _, scale, _ = model._seen
+    step, nominal = 2**-12, model.nominal(0.9)
+    for number, enough in ((nominal, True), (nominal - step, False)):
+        low, high = model._draw(predicted, scale, None, number)
+        assert (((low <= k) & (k <= high)).mean() >= 0.9) == enough
+
+
+def test_without_a_belt_the_nominal_level_is_the_wanted_one():
+    features, k, predicted, groups = sky()
+    z = np.random.default_rng(2).uniform(size=len(k))
+    known = IntervalModel(given="known", edges=[0.4, 0.8]).fit(features, k, predicted, groups, z)
+    for model in (fitted("nothing"), known):
+        for level in (0.68, 0.9):
+            assert model.nominal(level) == pytest.approx(level, abs=0.003)
+
+
 def test_far_from_all_calibration_an_interval_is_still_one():
     features, _, _, _ = sky()
     model = fitted("truth")
@@ -170,3 +215,5 @@ def test_what_is_refused():
     model = IntervalModel().fit(features, k, predicted, groups)
     with pytest.raises(ValueError, match="level must be between 0 and 1, not 90"):
         model.predict(features, predicted, 90)
+    with pytest.raises(ValueError, match="level must be between 0 and 1, not 90"):
+        model.nominal(90)

@@ -11,7 +11,8 @@ the coverage holds:
 - given the true K, which nobody knows: the interval holds each K whose own galaxies have such residuals (the
   belt of Neyman 1937, Phil. Trans. R. Soc. A 236, 333; classes that depend on the label in Vovk 2012, PMLR
   25, 475). Coverage then holds at every true K, and, as K is all but a function of the redshift, nearly so at
-  every redshift, though no redshift is known. The price is width.
+  every redshift, though no redshift is known. The price is width, and a belt covers somewhat more than it
+  was asked for: :meth:`IntervalModel.nominal` finds what to ask for.
 
     model = IntervalModel(given="truth").fit(features, k, out_of_fold, pixels)
     low, high = model.predict(new, predicted, level=0.9)
@@ -110,6 +111,7 @@ class IntervalModel:
             scale[~inside] = _fit_scale(inputs[inside], residual[inside]).predict(inputs[~inside])
         self._scale = _fit_scale(inputs, residual)
         scores = (k - predicted) / scale
+        self._seen = k, predicted, scale, known
         along = {"nothing": np.zeros(len(k)), "prediction": predicted, "known": known, "truth": k}[self.given]
         self._cells(scores, along)
         return self
@@ -171,6 +173,51 @@ class IntervalModel:
             raise ValueError(f"level must be between 0 and 1, not {level}")
         features, _, predicted, known = self._check(features, predicted, known)
         scale = self._scale.predict(np.column_stack([features, predicted]))
+        return self._draw(predicted, scale, known, level)
+
+    def nominal(self, level: float) -> float:
+        """Find the level to ask for so that intervals hold `level` of the galaxies of the calibration.
+
+        A belt holds all between the least and the largest K that it accepts, and so some that it does not
+        accept: asked for 0.9 it covers more.
+
+        Parameters
+        ----------
+        level : float
+            Wanted coverage, between 0 and 1.
+
+        Returns
+        -------
+        float
+            The least level, to 1 in 4,096, for :meth:`predict`. One number for all galaxies: coverage is
+            then `level` over all of them but for what their number leaves open, with no guarantee for a
+            finite sample.
+
+        Raises
+        ------
+        ValueError
+            When the level is not inside (0, 1).
+
+        Notes
+        -----
+        The scales of calibration galaxies, like their predictions, are out of fold. Their scores take part
+        in quantiles of hundreds of scores, which is too little to be seen.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be between 0 and 1, not {level}")
+        k, predicted, scale, known = self._seen
+        few, enough = 0.0, 1.0
+        for _ in range(12):
+            middle = (few + enough) / 2
+            low, high = self._draw(predicted, scale, known, middle)
+            if ((low <= k) & (k <= high)).mean() < level:
+                few = middle
+            else:
+                enough = middle
+        return enough
+
+    def _draw(self, predicted, scale, known, level) -> tuple[np.ndarray, np.ndarray]:
+        """Intervals (M,), (M,) around predictions with their scales."""
         bounds = np.array([_ends(scores, level) for scores in self._scores])  # (cells, 2)
         where = np.searchsorted(self._inner, known if self.given == "known" else predicted, side="right")
         low, high = (predicted + bounds[where, side] * scale for side in (0, 1))
