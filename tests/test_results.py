@@ -215,6 +215,20 @@ def standard_names():
     kinds = ("photometry", "redshift", "solver", "empty", "limit", "singular", "share")
     names |= {"failed"} | {f"failed_{kind}" for kind in kinds} | {"sentinel", "magnitude_offset"}
     names |= {f"{what}{part}" for what in ("missing", "logged", "silent") for part in ("", "_share")}
+    # Spectra from images: shape, lines and redshifts, photometry, retrieval, comparison, cost.
+    kinds = ("", "_continuum", "_level", "_continuum_level", "_aligned")
+    names |= {f"r2{kind}{free}" for kind in kinds for free in ("", "_free")} | {"chi2", "rank"}
+    indices = ("d4000", "ew_ha", "ew_oiii", "photometry")
+    names |= {f"{name}_{what}" for name in indices for what in ("bias", "mad")}
+    names |= {f"z_{name}" for name in ("sigma_mad", "bias", "eta_05")} | {"train_seconds"}
+    names |= {"error_ratio", "c_error_ratio", "r2_loss", "r2_continuum_loss"}
+    names |= {f"{name}{free}" for name in ("explained", "above_90") for free in ("", "_free")}
+    # Its audit: tokens, stretches, targets, validation, attention, weights.
+    names |= {"correlation_same", "correlation_other", "found_share", "likeness_share", "chance", "candidates"}
+    names |= {"sky_range", "outskirts_range", "core_range", "shift_first", "shift_middle", "shift_last"}
+    names |= {"elements", "line_share", "noise_share", "spike_share", "raised", "scale_share", "test_loss"}
+    names |= {"test_loss_ratio", "loss_ratio", "raised_share", "tokens", "positions", "distinct"}
+    names |= {"equal_tokens", "order_change", "bands", "never_trained"}
     return names | {f"leaked{part}" for part in leaks}
 
 
