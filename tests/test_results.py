@@ -224,11 +224,11 @@ def standard_names():
     names |= {"error_ratio", "c_error_ratio", "r2_loss", "r2_continuum_loss"}
     names |= {f"{name}{free}" for name in ("explained", "above_90") for free in ("", "_free")}
     # Its audit: tokens, stretches, targets, validation, attention, weights.
-    names |= {"correlation_same", "correlation_other", "found_share", "likeness_share", "chance", "candidates"}
+    names |= {"correlation_same", "correlation_other", "found_share", "likeness_share", "chance"}
     names |= {"sky_range", "outskirts_range", "core_range", "shift_first", "shift_middle", "shift_last"}
     names |= {"elements", "line_share", "noise_share", "spike_share", "raised", "scale_share", "test_loss"}
     names |= {"test_loss_ratio", "loss_ratio", "raised_share", "tokens", "positions", "distinct"}
-    names |= {"equal_tokens", "order_change", "bands", "never_trained"}
+    names |= {"equal_tokens", "order_change", "bands", "never_trained", "candidates"}
     return names | {f"leaked{part}" for part in leaks}
 
 

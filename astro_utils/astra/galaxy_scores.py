@@ -50,9 +50,9 @@ def shape_table(truth: Spectra, prediction: np.ndarray, reference: np.ndarray) -
         and ``noise`` as :func:`astro_utils.spectrum_scores.squares` has them; the same with ``c_`` of the
         continuum.
     """
+    columns: dict[str, np.ndarray] = {"chi2": chi2_per_pixel(truth, prediction)}
     own = (truth.ivar * truth.flux).sum(1, keepdims=True) / truth.ivar.sum(1, keepdims=True)
     smooth, smooth_prediction = continuum(truth, prediction)
-    columns: dict[str, np.ndarray] = {"chi2": chi2_per_pixel(truth, prediction)}
     columns["error"], columns["noise"] = squares(truth, prediction)
     columns["c_error"], columns["c_noise"] = squares(smooth, smooth_prediction)
     for name, other in (("total", reference[None]), ("level", own)):

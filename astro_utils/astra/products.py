@@ -126,7 +126,9 @@ def residual_table(task: Task, predictions: Mapping[str, np.ndarray]) -> pd.Data
     grid = grid_of(truth.wavelength)
     shift = int(np.log10(1 + z.max()) / grid.step) + 1
     rest = LogGrid(grid.first - shift * grid.step, grid.step, grid.n_pixels + shift)
-    weight = move((truth.ivar > 0).astype(np.float32), grid, rest, z, to_rest=True) > 0.99
+    # Off 1 on either side where interpolation took a pixel without a measurement: some weights are negative.
+    weight = move((truth.ivar > 0).astype(np.float32), grid, rest, z, to_rest=True)
+    weight = np.abs(weight - 1) < 0.01
     at = rest.first + rest.step * np.arange(rest.n_pixels) + np.log10(1 + z)[:, None]
     weight &= (at >= grid.first) & (at <= grid.first + grid.step * (grid.n_pixels - 1))
     n = rest.n_pixels // _FACTOR

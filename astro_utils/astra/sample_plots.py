@@ -56,7 +56,7 @@ def examples_figure(galaxies: Galaxies, rows: np.ndarray) -> Figure:
         )
         _mark(right, galaxies.z[row])
     axes[-1, 1].set_xlabel("observed wavelength [Å]")
-    fig.supylabel(_UNIT, fontsize=9, x=0.17)
+    axes[len(rows) // 2, 1].set_ylabel(_UNIT, fontsize=9)
     return fig
 
 
