@@ -1,37 +1,25 @@
-"""Likelihoods about the wavefront of each star, and what is learned on simulated fields of their worth."""
+"""What is learned on simulated fields of the worth of likelihoods."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from erring_field_sample import ERROR_NM, OPTICS, erring, made, nll
 from safetensors.torch import save_file
-from scipy.special import log_softmax
 
-from astro_utils.models.star_likelihood import fit_temperature, template_log_likelihood
-from astro_utils.models.star_nuisances import WavefrontErrors
-from astro_utils.psf import FieldInterpolator, FieldPsf, Optics, PupilModel, WavefrontField
-from astro_utils.psf.linearise import zernike_derivatives
-from astro_utils.starsed import simulated_training
+from astro_utils.models.star_likelihood import fit_temperature
 from astro_utils.starsed.classify import _rows
-from astro_utils.starsed.exposures import Exposure, exposures, mono_stamps
-from astro_utils.starsed.psf_fits import OURS, WAVEDIFF, FitBudget, FittedPsf
-from astro_utils.starsed.simulated_training import (
-    METHODS,
-    SimulatedConfig,
-    SimulatedCorrection,
-    SimulatedField,
-    fit_simulated,
-    relinearised_likelihoods,
-    simulated_answers,
-    simulated_fields,
-)
+from astro_utils.starsed.exposures import exposures
+from astro_utils.starsed.psf_fits import FitBudget
+from astro_utils.starsed.relinearised import relinearised_likelihoods
+from astro_utils.starsed.simulated_answers import simulated_answers
+from astro_utils.starsed.simulated_correction import METHODS, SimulatedCorrection
+from astro_utils.starsed.simulated_fields import SimulatedField, simulated_fields
+from astro_utils.starsed.simulated_training import SimulatedConfig, fit_simulated
 from astro_utils.starsed.star_samples import read_stars
-from astro_utils.starsed.stars import StarConfig
 from astro_utils.training import TrainingConfig
 
-OPTICS = Optics(pupil_size=64, stamp=16, modes=15, field_degree=2, field_grid=4, mean_wavefront_error_nm=60)
-ERROR_NM = 4.0  # of each mode
 QUICK = SimulatedConfig(steps=2, folds=2, hidden=8, training=TrainingConfig(epochs=12, learning_rate=1e-2))
 
 
@@ -41,23 +29,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def erring(exposure, error_nm=ERROR_NM, claimed_nm=None, n_stars=50):
-    """The true field with the same error everywhere, and a claim of its size: by default the true one."""
-    claimed_nm = error_nm if claimed_nm is None else claimed_nm
-    true = exposure.wavefronts.coefficients
-    drift = torch.zeros_like(true)
-    rng = np.random.default_rng(exposure.field_seed)
-    drift[1:, 0] = torch.from_numpy(1e-3 * error_nm * rng.standard_normal(len(true) - 1))
-    covariance = torch.zeros(len(true) - 1, true.shape[1], len(true) - 1, true.shape[1], dtype=torch.float64)
-    covariance[:, 0, :, 0] = (1e-3 * claimed_nm) ** 2 * torch.eye(len(true) - 1)
-    psf = FieldPsf(PupilModel(exposure.optics), WavefrontField(true + drift, exposure.optics.field_limits))
-    return FittedPsf(OURS, psf, {"n_stars": n_stars}, covariance)
-
-
-def made(seed, n_train, n_test=0):
-    return Exposure(seed, StarConfig(seed=seed, n_train=n_train, n_test=n_test), optics=OPTICS, nodes=5)
 
 
 @pytest.fixture(scope="module")
@@ -82,85 +53,6 @@ def unseen(tmp_path_factory):
 @pytest.fixture(scope="module")
 def correction(fields):
     return fit_simulated(fields, QUICK)
-
-
-def nll(log_l, labels):
-    return -log_softmax(log_l, axis=1)[np.arange(len(labels)), labels].mean()
-
-
-# ------------------------------------------------------------------------------------- likelihoods
-
-
-def plain(exposure, stars, fitted, flux, nuisances=()):
-    psfs = mono_stamps(fitted.psf, stars.positions)
-    return template_log_likelihood(
-        stars.stamps, psfs, exposure.templates.weights, stars.sigma, flux=flux, nuisances=nuisances
-    )
-
-
-@pytest.mark.parametrize("flux", ["free", "unit"])
-def test_one_step_is_the_first_order_likelihood(unseen, flux, monkeypatch):
-    """With derivatives of the model itself the same numbers; with coarser ones the same but for little."""
-    exposure, _, stars = unseen
-    stars, fitted = stars.rows(slice(0, 40)), erring(exposure)
-    changes = zernike_derivatives(fitted.psf.model, fitted.psf.field(stars.positions)).numpy()
-    errors = WavefrontErrors(changes, fitted.coefficient_covariance(stars.positions))
-    expected = log_softmax(plain(exposure, stars, fitted, flux, [errors]), axis=1)
-
-    def found():
-        seen = relinearised_likelihoods(stars, fitted, exposure.templates.weights, steps=1)
-        return log_softmax(seen.log_likelihood[flux], axis=1)
-
-    likely = expected > -8
-    assert np.abs(found() - expected)[likely].mean() < 0.15
-    monkeypatch.setattr(simulated_training, "_sketch", lambda model: model)
-    np.testing.assert_allclose(found()[likely], expected[likely], atol=2e-3)
-
-
-def test_without_errors_steps_change_nothing(unseen):
-    exposure, _, stars = unseen
-    stars, fitted = stars.rows(slice(0, 30)), erring(exposure, 0.0)
-    seen = relinearised_likelihoods(stars, fitted, exposure.templates.weights, steps=2)
-    for flux, value in seen.log_likelihood.items():
-        expected = plain(exposure, stars, fitted, flux)
-        difference = value - expected
-        np.testing.assert_allclose(difference, difference[:, :1].repeat(13, 1), atol=2e-3)
-    assert (seen.features[:, 3] == 0).all(), "the wavefront stays where it is"
-
-
-def test_steps_gain_what_is_beyond_first_order(unseen):
-    """Errors of 8 nm in each mode are beyond first order."""
-    exposure, _, stars = unseen
-    fitted, templates = erring(exposure, 8.0), exposure.templates.weights
-    scores = {}
-    for steps in (1, 3):
-        seen = relinearised_likelihoods(stars, fitted, templates, steps=steps)
-        scores[steps] = {flux: nll(value, stars.labels) for flux, value in seen.log_likelihood.items()}
-        chi2 = seen.features[:, 2]
-    assert scores[3]["free"] < scores[1]["free"] - 0.03
-    assert scores[3]["unit"] < scores[1]["unit"] - 0.03
-    assert abs(chi2.mean()) < 0.5, "about the star's own wavefront, the errors explain the images"
-    assert nll(plain(exposure, stars, fitted, "unit"), stars.labels) > 2 * scores[3]["unit"]
-
-
-def test_features_tell_the_error_and_the_noise(unseen):
-    exposure, _, stars = unseen
-    templates = exposure.templates.weights
-    small, large = (
-        relinearised_likelihoods(stars, erring(exposure, 0.0, claimed), templates, steps=1).features
-        for claimed in (1.0, 3.0)
-    )
-    np.testing.assert_allclose(large[:, 0] - small[:, 0], np.log(3), atol=1e-9)
-    slope = np.polyfit(np.log(stars.snr), small[:, 1], 1)[0]
-    assert 0.3 < slope < 0.6, "the root of the power ratio"
-    psfs = FieldInterpolator(erring(exposure).psf, 5).polychromatic(
-        stars.positions, templates[stars.spectra].astype(np.float32)
-    )
-    truth = FieldInterpolator(erring(exposure, 0.0).psf, 5).polychromatic(
-        stars.positions, templates[stars.spectra].astype(np.float32)
-    )
-    ratio = float((psfs - truth).norm() / truth.norm()) / np.exp(large[:, 0].mean())
-    assert 0.4 < ratio * 3 / ERROR_NM < 2.5, "as large as the errors that are made"
 
 
 # ------------------------------------------------------------------------------------- learning
@@ -244,10 +136,6 @@ def test_bad_input(fields, unseen, correction, tmp_path):
     exposure, _, stars = unseen
     templates, fitted = exposure.templates.weights, erring(exposure)
     few = stars.rows(slice(0, 3))
-    with pytest.raises(ValueError, match="steps is 0; expected 1 or more"):
-        relinearised_likelihoods(few, fitted, templates, steps=0)
-    with pytest.raises(ValueError, match="'WaveDiff as published' has no errors"):
-        relinearised_likelihoods(few, replace(fitted, method=WAVEDIFF, covariance=None), templates)
     with pytest.raises(ValueError, match="1 simulated fields; expected two or more"):
         fit_simulated(fields[:1], QUICK)
     with pytest.raises(ValueError, match="fitted to 200 stars; expected 50 to 50"):

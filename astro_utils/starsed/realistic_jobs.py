@@ -11,7 +11,7 @@ import torch
 
 from astro_utils.results import atomic
 from astro_utils.starsed.classify import ClassifyBudget
-from astro_utils.starsed.realistic import realistic_answers
+from astro_utils.starsed.realistic_methods import realistic_answers
 
 __all__ = ["run_realistic"]
 
@@ -36,13 +36,15 @@ def run_realistic(
         Of the optical fields.
     folder : path
     budget, n_train, n_test
-        As for :func:`astro_utils.starsed.realistic.realistic_answers`.
+        As for :func:`astro_utils.starsed.realistic_methods.realistic_answers`.
     workers : int
         Processes, of one thread each.
     """
     folder.mkdir(parents=True, exist_ok=True)
     package = Path(__file__).parents[1]
-    names = ["starsed/realistic.py", "models/star_classifiers.py", "models/star_committee.py"]
+    own = ("realistic_methods", "realistic_likelihoods", "realistic_stars", "class_scatter")
+    names = [f"starsed/{name}.py" for name in (*own, "star_places", "shifted_psf")]
+    names += ["models/star_classifiers.py", "models/star_committee.py"]
     names += ["models/star_likelihood.py", "models/star_nuisances.py"]
     code = "".join((package / name).read_text(encoding="utf-8") for name in names)
     sizes = {"n_train": n_train, "n_test": n_test}

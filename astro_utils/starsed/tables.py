@@ -13,7 +13,7 @@ from astro_utils.results import format_scores
 from astro_utils.starsed.classify import CNN, OTHER, PCA, SAME, SVM, TRUE
 from astro_utils.starsed.likelihoods import LIKELIHOOD, LIKELIHOOD_UNIT, OURS, OURS_UNIT
 from astro_utils.starsed.psf_scores import EXPERIMENT
-from astro_utils.starsed.realistic import REALISTIC
+from astro_utils.starsed.realistic_stars import REALISTIC
 from astro_utils.starsed.scores import TRIVIAL, model_name, paired_gain, per_star
 from astro_utils.starsed.templates import CLASSES
 
