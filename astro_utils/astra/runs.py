@@ -27,6 +27,7 @@ __all__ = ["gain_rows", "loss_rows", "network_cost", "run_networks", "score_rows
 
 _CODE = (
     *("astra/networks.py", "astra/folders.py", "astra/normalisation.py", "astra/targets.py", "astra/grid.py"),
+    *("astra/baselines.py", "cutouts.py", "sky/bandpasses.py", "sky/surveys.py"),
     *("models/astra.py", "models/astra_parts.py", "training.py", "augment.py", "splits.py"),
 )
 

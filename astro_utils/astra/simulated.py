@@ -41,6 +41,8 @@ FILTERS = ("sdss2010-g", "sdss2010-r", "sdss2010-i")
 MAGNITUDE_LIMIT, MAX_REDSHIFT = 17.77, 0.35
 #: Pixels in the middle of a stamp under which light is added up.
 _MIDDLE = 32
+#: Arcsec, stands for a size that was not found: near the median of those that were.
+_NO_MOMENTS = 1.3
 
 
 def simulation(n: int, seed: int, size: int = 64) -> Simulation:
@@ -149,8 +151,8 @@ def _features(table: pd.DataFrame, images: np.ndarray) -> Features:
     for name in ("petro_radius", "petro_r50", "petro_r90", "model_radius"):
         features = features.join("shape", np.log(table[name].to_numpy(float) + 0.05))
     for name in ("model_q", "moment_size"):
-        values = table[name].to_numpy(float)
-        features = features.join("shape", np.nan_to_num(values, nan=np.nanmedian(values)))
+        values = table[name].to_numpy(float)  # a constant where moments did not converge
+        features = features.join("shape", np.nan_to_num(values, nan=_NO_MOMENTS))
     first = (images.shape[-1] - min(_MIDDLE, images.shape[-1])) // 2
     middle = slice(first, images.shape[-1] - first)
     light, shapes = elliptical_light(images[..., middle, middle], SDSS)
