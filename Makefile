@@ -49,13 +49,15 @@ serve: ## Serve the built book at http://localhost:PORT
 # Tests that build the whole book, which takes as long as all others together.
 BOOK_TESTS := tests/test_book.py tests/test_reference.py tests/test_workflow.py
 
+# Threads of each of two processes that run side by side.
+HALF := $(shell expr \( $$(getconf _NPROCESSORS_ONLN) + 1 \) / 2)
 # Whatever takes longest first, so that two processes end at about the same time.
 NBVAL := -q -p no:cacheprovider -W ignore --nbval-lax
 PARTS := "$(BOOK_TESTS)" "tests $(BOOK_TESTS:%=--ignore=%)" $(patsubst %,"$(NBVAL) %",$(wildcard notebooks/*))
 
 test: lint  ## Run ruff, pytest and nbval over every notebook
 	@echo "--- pytest: the built book, all other tests, and the notebooks of each study (nbval); two at a time"
-	@printf '%s\n' $(PARTS) | xargs -P 2 -I WHICH sh -c 'python -m pytest WHICH'
+	@printf '%s\n' $(PARTS) | OMP_NUM_THREADS=$(HALF) xargs -P 2 -I WHICH sh -c 'python -m pytest WHICH'
 
 lint: $(READY)
 	@echo "--- ruff"
