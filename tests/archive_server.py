@@ -150,6 +150,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
+    # Closing waits for the requests under way: the database must not be closed under a query.
+    daemon_threads = False
+
     def handle_error(self, *_):
         """Say nothing about clients that leave early: a test kills one."""
 
