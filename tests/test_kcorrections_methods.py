@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from joblib.externals.loky.backend.reduction import dumps
-from kcorrection_sample import task, untrained_clip
+from kcorrection_sample import galaxies, task, untrained_clip
 from sklearn.neighbors import KNeighborsRegressor
 
 from astro_utils.kcorrections import fast, result_tables, simulated_experiments, simulated_intervals
@@ -37,7 +37,7 @@ from astro_utils.kcorrections.simulated_runs import (
     run_methods,
     score_rows,
 )
-from astro_utils.kcorrections.simulated_task import Task
+from astro_utils.kcorrections.simulated_task import Task, ask_others
 from astro_utils.metrics import wilson_interval
 from astro_utils.results import anchors, read_metrics, write_metrics
 from astro_utils.sample_writer import one_thread
@@ -369,16 +369,25 @@ def remembering(monkeypatch):
     return {method.track: method for method in found}
 
 
+def split_in_two(one):
+    """The galaxies of a task's test parted: those of the test, and others to calibrate and judge."""
+    asked = hold_out(one.galaxies.pixels[one.test], 0.8, 5)
+    return (dataclasses.replace(one, test=one.test[rows]) for rows in (~asked, asked))
+
+
 @pytest.mark.parametrize("track", TRACKS)
 def test_intervals_hold_the_truth_as_often_as_they_say(remembering, track):
-    one = exchangeable()
+    one, asked = split_in_two(exchangeable(6000))
     k, predicted, before = one.k[one.test], remembering[track].predict(one, 0), None
     for level in (0.6, 0.9):
-        low, high = conformal(one, track, predicted, level=level).T
+        interval, judged, others = conformal(one, asked, track, predicted, level=level)
+        low, high = interval.T
         assert low.shape == k.shape
         assert (high >= low).all()
-        covered = ((low <= k) & (k <= high)).mean()
-        assert level - 0.04 < covered < level + 0.05
+        assert len(others) == len(judged.test) < len(asked.test)
+        truth = judged.k[judged.test]
+        assert abs(((others[:, 0] <= truth) & (truth <= others[:, 1])).mean() - level) < 0.06
+        assert level - 0.05 < ((low <= k) & (k <= high)).mean() < level + 0.05
         if before is not None:  # a higher level is a wider interval
             assert (low <= before[0]).all()
             assert (high >= before[1]).all()
@@ -396,16 +405,47 @@ def test_belts_that_cover_too_much_are_asked_for_less(monkeypatch):
     one = dataclasses.replace(one, galaxies=dataclasses.replace(one.galaxies, k={"r": k}))
     ours = Method(NONE, "ours", "ours", lambda task, seed: known_by_heart[task.test])
     monkeypatch.setattr(simulated_intervals, "methods", lambda epochs: [ours])
-    low, high = conformal(one, NONE, known_by_heart[one.test]).T
+    one, asked = split_in_two(dataclasses.replace(one, test=np.arange(5000)))
+    low, high = conformal(one, asked, NONE, known_by_heart[one.test])[0].T
     assert abs(((low <= k[one.test]) & (k[one.test] <= high)).mean() - 0.9) < 0.03  # 0.95 when asked for 0.9
 
 
-def test_intervals_do_not_know_the_test(answers):
-    one, ours = task(), answers[PHOTOMETRIC, "ours"][0]
-    blind = poisoned(one, k=True, z=True, spectra=True)
-    plain, other = (conformal(part, PHOTOMETRIC, ours, n_folds=3) for part in (one, blind))
+@pytest.mark.parametrize("track", TRACKS)
+def test_intervals_know_neither_the_test_nor_those_that_judge(remembering, track):
+    one, asked = split_in_two(exchangeable(3000))
+    predicted = remembering[track].predict(one, 0)
+    plain, judged, others = conformal(one, asked, track, predicted)
+    k = one.k.copy()
+    k[np.concatenate([one.test, judged.test])] += 100
+    blind = dataclasses.replace(one.galaxies, k={"r": k})
+    again = (dataclasses.replace(part, galaxies=blind) for part in (one, asked))
+    other, _, blind_others = conformal(*again, track, predicted)
     np.testing.assert_array_equal(plain, other)
-    assert plain.shape == (len(one.test), 2)
+    np.testing.assert_array_equal(others, blind_others)
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_other_galaxies_are_asked_for_as_the_test_is(track):
+    one, clip = task(), untrained_clip()
+    asked = ask_others(one, clip, [one.galaxies.select(part) for part in np.array_split(one.test, 3)])
+    np.testing.assert_array_equal(asked.k[asked.test], one.k[one.test])
+    np.testing.assert_array_equal(asked.galaxies.pixels[asked.train], one.galaxies.pixels[one.train])
+    np.testing.assert_allclose(asked.z_phot[asked.train], one.z_phot[one.train])
+    assert np.isnan(asked.spectra[asked.test]).all()
+    ours = next(m for m in CHOSEN if (m.track, m.name) == (track, "ours"))
+    with one_thread():
+        np.testing.assert_allclose(ours.predict(asked, 0), ours.predict(one, 0), atol=2e-4)
+
+
+def test_others_beyond_the_limit_are_left_out_and_training_galaxies_refused():
+    one, clip = task(), untrained_clip()
+    part = galaxies().select(np.isin(galaxies().pixels, one.galaxies.pixels[one.test]))
+    assert (part.z > one.max_redshift).any()
+    asked = ask_others(one, clip, [part])
+    assert len(asked.test) == len(one.test)
+    assert asked.galaxies.z.max() <= one.max_redshift
+    with pytest.raises(ValueError, match="sky pixels"):
+        ask_others(one, clip, [galaxies()])
 
 
 def test_coverage_by_hand():

@@ -1,6 +1,7 @@
 """Simulated galaxies with a true K: physics of K, rows that stay together, and nothing that looks ahead."""
 
 import dataclasses
+from functools import partialmethod
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from astro_utils.kcorrections.simulated import (
     FAMILIES,
     OUTPUT_BANDS,
     join,
+    read_blocks,
     read_galaxies,
     rebin,
     simulation,
@@ -31,8 +33,10 @@ from astro_utils.kcorrections.simulated_features import (
 )
 from astro_utils.kcorrections.simulated_task import OPTIONS, TEST_SHARE, prepare, split
 from astro_utils.kcorrections.templates import k_correction
+from astro_utils.sample_reader import Sample
 from astro_utils.samples import open_sample, write_sample
 from astro_utils.sky.seds import load_seds
+from astro_utils.sky.simulate import simulate
 from astro_utils.sky.surveys import LEGACY
 from astro_utils.splits import sky_pixels
 
@@ -224,11 +228,27 @@ def rewritten(path, **changes):
 def test_samples_without_a_true_k_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"other\.h5: not a simulated sample; only there the true K"):
         read_galaxies(rewritten(tmp_path / "other.h5"))
-    with pytest.raises(ValueError, match=r"sdss\.h5: survey 'sdss'.*expected 'legacy' with a spectrograph"):
+    with pytest.raises(ValueError, match=r"sdss\.h5: survey 'sdss'; expected 'legacy'"):
         read_galaxies(rewritten(tmp_path / "sdss.h5", survey="sdss"))
-    with pytest.raises(ValueError, match=r"bare\.h5: survey 'legacy', spectrograph None; expected 'legacy'"):
-        read_galaxies(rewritten(tmp_path / "bare.h5", spectrograph=None))
+    bare = simulate(tmp_path / "bare.h5", simulation(4, "single_age", 3, SIZE, spectra=False))
+    with pytest.raises(ValueError, match=r"bare\.h5: no spectra; expected a sample with a spectrograph"):
+        read_galaxies(bare)
     assert len(read_galaxies(rewritten(tmp_path / "fine.h5", size=SIZE))) == 4
+
+
+def test_a_sample_is_read_in_parts_with_and_without_spectra(tmp_path, monkeypatch):
+    monkeypatch.setattr(Sample, "blocks", partialmethod(Sample.blocks, size=100))
+    whole, parts = galaxies(), list(read_blocks(sample_file(), factor=FACTOR))
+    assert len(parts) == 4
+    pd.testing.assert_frame_equal(join(*parts).catalogue, whole.catalogue)
+    np.testing.assert_array_equal(np.concatenate([part.spectra for part in parts]), whole.spectra)
+    bare = simulate(tmp_path / "bare.h5", simulation(40, "single_age", 3, SIZE, spectra=False))
+    bare = join(*read_blocks(bare))
+    assert bare.images.shape == (40, 3, SIZE, SIZE)
+    assert bare.spectra.shape == (40, 0)
+    light = whole.light()
+    assert (light.images.size, light.spectra.size, len(light)) == (0, 0, len(whole))
+    np.testing.assert_array_equal(light.k["r"], whole.k["r"])
 
 
 def test_the_simulation_is_of_the_legacy_surveys_with_desi():

@@ -10,8 +10,8 @@ one of stellar populations of single ages that kcorrect does not have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "OUTPUT_BANDS",
     "Galaxies",
     "join",
+    "read_blocks",
     "read_galaxies",
     "rebin",
     "simulation",
@@ -44,8 +45,8 @@ OUTPUT_BANDS = {"g": "sdss2010-g", "r": "sdss2010-r", "z": "sdss2010-z"}
 FAMILIES = {"kcorrect": "kcorrect's templates", "single_age": "independent templates"}
 
 
-def simulation(n: int, family: str, seed: int, size: int) -> Simulation:
-    """Bright and luminous red galaxies in grz with DESI spectra.
+def simulation(n: int, family: str, seed: int, size: int, *, spectra: bool = True) -> Simulation:
+    """Bright and luminous red galaxies in grz, with DESI spectra unless `spectra` is False.
 
     Parameters
     ----------
@@ -56,6 +57,7 @@ def simulation(n: int, family: str, seed: int, size: int) -> Simulation:
     seed : int
     size : int
         Pixels on a side, of 0.262 arcsec.
+    spectra : bool
     """
     return Simulation(
         n_objects=n,
@@ -64,7 +66,7 @@ def simulation(n: int, family: str, seed: int, size: int) -> Simulation:
         family=family,
         seed=seed,
         size=size,
-        spectrograph="desi",
+        spectrograph="desi" if spectra else None,
         objects_per_field=32,
     )
 
@@ -185,6 +187,36 @@ class Galaxies:
             self.family[rows],
         )
 
+    def light(self) -> Galaxies:
+        """Leave out the pixels, of which images and spectra then have none."""
+        return replace(self, images=self.images[..., :0, :0], spectra=self.spectra[:, :0])
+
+
+def read_blocks(
+    path: str | Path, *, factor: int = 8, max_redshift: float | None = None
+) -> Iterator[Galaxies]:
+    """Read a sample a part at a time; as :func:`read_galaxies`, but spectra may be absent, (N, 0)."""
+    with open_sample(path) as sample:
+        made = sample.info.provenance.get("simulation")
+        if made is None:
+            raise ValueError(f"{path}: not a simulated sample; only there the true K is known")
+        if made["survey"] != LEGACY.name:
+            raise ValueError(f"{path}: survey {made['survey']!r}; expected {LEGACY.name!r}")
+        family = made["family"]
+        for block in sample.blocks():
+            keep = block.catalogue["z"].to_numpy() <= (np.inf if max_redshift is None else max_redshift)
+            catalogue = block.catalogue[keep].reset_index(drop=True)
+            spectra = np.empty((len(catalogue), 0), np.float32)
+            if block.spectra is not None:
+                spectra = rebin(block.spectra.flux[keep], block.spectra.ivar[keep], factor)
+            yield Galaxies(
+                catalogue,
+                block.images[keep],
+                spectra,
+                {band: true_k(catalogue, family, band=band, output=band) for band in OUTPUT_BANDS},
+                np.full(len(catalogue), family, dtype=object),
+            )
+
 
 def read_galaxies(path: str | Path, *, factor: int = 8, max_redshift: float | None = None) -> Galaxies:
     """Read a simulated sample, its spectra rebinned by `factor` as they are read.
@@ -201,27 +233,12 @@ def read_galaxies(path: str | Path, *, factor: int = 8, max_redshift: float | No
     Raises
     ------
     ValueError
-        When the sample was not simulated, or lacks images or spectra.
+        When the sample was not simulated, is of another survey, or lacks spectra.
     """
-    with open_sample(path) as sample:
-        made = sample.info.provenance.get("simulation")
-        if made is None:
-            raise ValueError(f"{path}: not a simulated sample; only there the true K is known")
-        if made["survey"] != LEGACY.name or made["spectrograph"] is None:
-            raise ValueError(
-                f"{path}: survey {made['survey']!r}, spectrograph {made['spectrograph']!r}; expected "
-                f"{LEGACY.name!r} with a spectrograph"
-            )
-        parts = []
-        for block in sample.blocks():
-            keep = block.catalogue["z"].to_numpy() <= (np.inf if max_redshift is None else max_redshift)
-            spectra = rebin(block.spectra.flux[keep], block.spectra.ivar[keep], factor)
-            parts.append((block.catalogue[keep], block.images[keep], spectra))
-    catalogue = pd.concat([part[0] for part in parts], ignore_index=True)
-    images, spectra = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-    family = made["family"]
-    k = {band: true_k(catalogue, family, band=band, output=band) for band in OUTPUT_BANDS}
-    return Galaxies(catalogue, images, spectra, k, np.full(len(catalogue), family, dtype=object))
+    galaxies = join(*read_blocks(path, factor=factor, max_redshift=max_redshift))
+    if not galaxies.spectra.shape[1]:
+        raise ValueError(f"{path}: no spectra; expected a sample with a spectrograph")
+    return galaxies
 
 
 def join(*parts: Galaxies) -> Galaxies:

@@ -1,9 +1,12 @@
 """Conformal intervals of our predictions on the simulated skies, and how often they hold the truth.
 
-Residuals are of training galaxies whose part of the sky was left out. With the redshift known, intervals are
+Residuals are of galaxies of their own, whom no predictor has seen. With the redshift known, intervals are
 calibrated in bins of it. Without, they are calibrated given the true K (a belt; see
 :mod:`astro_utils.kcorrections.intervals`), so that coverage holds nearly at every redshift, though none is
-known. A belt covers more than it was asked for; what to ask for is found on the training galaxies.
+known. A belt covers more than it was asked for; what to ask for is found on the same galaxies.
+
+    asked = ask_others(task, clip, read_blocks("intervals_single_age.h5"))
+    interval, judged, judged_interval = conformal(task, asked, NONE, predicted)
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from astro_utils.kcorrections.simulated_runs import task_row
 from astro_utils.kcorrections.simulated_task import Task
 from astro_utils.metrics import wilson_interval
 from astro_utils.sample_writer import one_thread
-from astro_utils.splits import group_folds
+from astro_utils.splits import hold_out
 
 __all__ = ["REDSHIFT_EDGES", "conformal", "coverage_rows"]
 
@@ -28,44 +31,53 @@ REDSHIFT_EDGES = np.arange(0.0, 0.41, 0.05)
 
 @one_thread()
 def conformal(
-    task: Task, track: str, predicted: np.ndarray, *, level: float = 0.9, n_folds: int = 10, seed: int = 0
-) -> np.ndarray:
+    task: Task, asked: Task, track: str, predicted: np.ndarray, *, level: float = 0.9, seed: int = 0
+) -> tuple[np.ndarray, Task, np.ndarray]:
     """Draw intervals around our predictions.
 
     Parameters
     ----------
     task : Task
+    asked : Task
+        With the same training galaxies, and many others to ask for: those of half of their sky calibrate,
+        those of the other half are there to judge.
     track : str
     predicted : numpy.ndarray
-        (M,) ours of the test galaxies, mag.
+        (M,) ours of the test galaxies of `task`, mag.
     level : float
         Share of galaxies whose true K is to lie within.
-    n_folds : int
-        Parts of the training sky that are left out in turn. With few, residuals are of predictors that
-        learned from clearly fewer galaxies than those of the test, and intervals are too wide.
     seed : int
 
     Returns
     -------
-    numpy.ndarray
-        (M, 2) low and high end, mag.
+    interval : numpy.ndarray
+        (M, 2) low and high end for the test galaxies of `task`, mag.
+    judged : Task
+        With the galaxies that judge as its test.
+    judged_interval : numpy.ndarray
+        (J, 2) of those, mag.
     """
     method = next(m for m in methods(1) if (m.track, m.name) == (track, "ours"))
-    train, test, pixels = task.train, task.test, task.galaxies.pixels
-    folds = group_folds(pixels[train], n_folds, seed)
-    left_out = np.empty(len(train))
-    for fold in range(n_folds):
-        part = replace(task, train=train[folds != fold], test=train[folds == fold])
-        left_out[folds == fold] = method.predict(part, seed)
-    features, z = task.features.values, task.galaxies.z
-    if track == SPECTROSCOPIC:
-        model = IntervalModel(given="known", edges=REDSHIFT_EDGES[1:-1], seed=seed)
-        features = np.column_stack([features, z])
-        model.fit(features[train], task.k[train], left_out, pixels[train], z[train])
-        return np.stack(model.predict(features[test], predicted, level, z[test]), 1)
-    model = IntervalModel(given="truth", seed=seed)
-    model.fit(features[train], task.k[train], left_out, pixels[train])
-    return np.stack(model.predict(features[test], predicted, model.nominal(level)), 1)
+    others, pixels = method.predict(asked, seed), asked.galaxies.pixels
+    judge = hold_out(pixels[asked.test], 0.5, seed)
+    rows = asked.test[~judge]
+    known = track == SPECTROSCOPIC
+
+    def told(of: Task, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        z = of.galaxies.z[rows]
+        values = of.features.values[rows]
+        return (np.column_stack([values, z]), z) if known else (values, None)
+
+    features, z = told(asked, rows)
+    edges = REDSHIFT_EDGES[1:-1] if known else None
+    model = IntervalModel(given="known" if known else "truth", edges=edges, seed=seed)
+    model.fit(features, asked.k[rows], others[~judge], pixels[rows], z)
+    nominal = level if known else model.nominal(level)
+    judged, out = replace(asked, test=asked.test[judge]), []
+    for of, answers in ((task, predicted), (judged, others[judge])):
+        features, z = told(of, of.test)
+        out.append(np.stack(model.predict(features, answers, nominal, z), 1))
+    return out[0], judged, out[1]
 
 
 def coverage_rows(task: Task, track: str, interval: np.ndarray, *, profile: str, sky: str) -> list[dict]:

@@ -7,6 +7,7 @@ test.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,14 +18,14 @@ from astro_utils.kcorrections.kcorrect_fit import KcorrectOptions, run_kcorrect
 from astro_utils.kcorrections.knowledge import Knowledge
 from astro_utils.kcorrections.real_sample import MAX_REDSHIFT
 from astro_utils.kcorrections.redshift_density import RedshiftDensity
-from astro_utils.kcorrections.simulated import OUTPUT_BANDS, Galaxies
+from astro_utils.kcorrections.simulated import OUTPUT_BANDS, Galaxies, join
 from astro_utils.kcorrections.simulated_features import catalogue_features
 from astro_utils.kcorrections.small_astroclip import small_images
 from astro_utils.kcorrections.template_grid import k_over_redshift, redshift_steps
 from astro_utils.models.astroclip import AstroCLIP
 from astro_utils.splits import check_disjoint, group_folds, hold_out
 
-__all__ = ["OPTIONS", "TEST_SHARE", "Task", "prepare", "split"]
+__all__ = ["OPTIONS", "TEST_SHARE", "Task", "ask_others", "prepare", "split"]
 
 #: kcorrect as it should be run on the simulated Legacy Surveys, for each band whose K is wanted.
 OPTIONS = {
@@ -135,6 +136,47 @@ def prepare(
     return Task(galaxies, known, *arrays, max_redshift=max_redshift)
 
 
+def ask_others(task: Task, clip: AstroCLIP, parts: Iterable[Galaxies], *, seed: int = 0) -> Task:
+    """Put other galaxies in place of the test; the training galaxies and what is told of them stay.
+
+    Parameters
+    ----------
+    task : Task
+    clip : AstroCLIP
+        As for :func:`prepare`.
+    parts : iterable of Galaxies
+        Of other parts of the sky than the training galaxies; those beyond the redshift limit are left out.
+        Their images are embedded part by part and not kept.
+    seed : int
+
+    Returns
+    -------
+    Task
+        Embeddings of spectra are NaN for the others.
+
+    Raises
+    ------
+    ValueError
+        When the others share a part of the sky with the training galaxies.
+    """
+    kept, embedded = [task.galaxies.select(task.train).light()], [task.images[task.train]]
+    for part in parts:
+        part = part.select(part.z <= task.max_redshift)
+        embedded.append(clip.embed_images(part.images, batch_size=256, prepare=small_images).numpy())
+        kept.append(part.light())
+    galaxies, n_train = join(*kept), len(task.train)
+    train, test = np.arange(n_train), np.arange(n_train, len(galaxies))
+    check_disjoint(galaxies.pixels[train], galaxies.pixels[test], "sky pixels")
+    known = Knowledge(catalogue_features(galaxies), groups=galaxies.pixels, z=galaxies.z)
+    known = _templates(known, galaxies, task.band, task.max_redshift)
+    z_phot = np.concatenate([task.z_phot[task.train], np.empty(len(test))])
+    z_phot[test] = _median_redshifts(known, train, test, task.last_redshift, seed)
+    spectra = np.full((len(galaxies), task.spectra.shape[1]), np.nan, np.float32)
+    spectra[train] = task.spectra[task.train]
+    arrays = (np.concatenate(embedded), spectra, z_phot, train, test)
+    return Task(galaxies, known, *arrays, band=task.band, max_redshift=task.max_redshift)
+
+
 def _templates(known: Knowledge, galaxies: Galaxies, band: str, max_redshift: float) -> Knowledge:
     """Add kcorrect's K of a band, at the redshifts and at all redshifts."""
     photometry, steps = galaxies.photometry, redshift_steps(max_redshift + _MARGIN + 0.02)
@@ -153,8 +195,15 @@ def _photometric_redshifts(
     out = np.empty(len(known))
     pairs = [(train[folds != fold], train[folds == fold]) for fold in range(n_folds)]
     for inside, outside in [*pairs, (train, test)]:
-        density = RedshiftDensity(max_redshift=last, seed=seed).fit(
-            known.features.select(inside), known.z[inside], known.groups[inside]
-        )
-        out[outside] = np.median(density.quantiles(known.features.select(outside)), axis=1)
+        out[outside] = _median_redshifts(known, inside, outside, last, seed)
     return out
+
+
+def _median_redshifts(
+    known: Knowledge, inside: np.ndarray, outside: np.ndarray, last: float, seed: int
+) -> np.ndarray:
+    """Medians of p(z), learned from some galaxies, of others; (M,)."""
+    density = RedshiftDensity(max_redshift=last, seed=seed).fit(
+        known.features.select(inside), known.z[inside], known.groups[inside]
+    )
+    return np.median(density.quantiles(known.features.select(outside)), axis=1)

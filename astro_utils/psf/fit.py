@@ -29,9 +29,6 @@ __all__ = ["FieldFit", "FitSettings", "field_prior", "fit_field"]
 #: Excess of chi^2, in standard deviations, beyond which a fit counts as stuck.
 _STUCK = 3.0
 
-#: Rounds of steps at most. Where stars are many, even modes of the wavefront lie in long curved valleys.
-_ROUNDS = 3
-
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -48,8 +45,10 @@ class FitSettings:
         With more than twice nodes x nodes stars, stamps are interpolated from nodes x nodes points of the
         field.
     iterations : int
-        Steps at most, of each of the two kinds of :mod:`astro_utils.psf.climb`, in a round. Where it needs
-        more, the fit to all stars goes on for three rounds, each with new second derivatives.
+        Steps at most, of each of the two kinds of :mod:`astro_utils.psf.climb`, in a round.
+    rounds : int
+        Rounds at most of the fit to all stars, each with new second derivatives. Where stars are many, even
+        modes of the wavefront lie in long curved valleys, and one round of forty steps is not enough.
     tolerance : float
         Expected gain in log-posterior below which steps end. The noise alone moves it by half the number of
         parameters, so that errors of images no longer change where steps gain less than some units. Starts
@@ -67,11 +66,12 @@ class FitSettings:
     subset: int = 100
     nodes: int = 14
     iterations: int = 40
+    rounds: int = 3
     tolerance: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("starts", "subset", "nodes", "iterations", "tolerance"):
+        for name in ("starts", "subset", "nodes", "iterations", "rounds", "tolerance"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
@@ -215,18 +215,18 @@ def fit_field(
     else:
         points = [posterior.white(start.coefficients[1:].to(zeros))]
     history, best = [], []
-    rough, rounds = settings, _ROUNDS
+    rough = settings
     if few is not stars:
-        rough, rounds = replace(settings, tolerance=10 * settings.tolerance), 1
+        rough = replace(settings, tolerance=10 * settings.tolerance, rounds=1)
     for i, z in enumerate(points):
-        best.append(_climb(posterior, z, rough, history, f"start {i}", rounds=rounds))
+        best.append(_climb(posterior, z, rough, history, f"start {i}"))
         if _excess(best[-1][2], few, optics.stamp**2) < _STUCK:
             break
     losses = tuple(-loss for _, loss, _ in best)
     z, loss, value = min(best, key=lambda result: result[1])
     if few is not stars:
         posterior = _Posterior(_likelihood(model, stars, settings), prior)
-        z, loss, value = _climb(posterior, z, settings, history, "all stars", rounds=_ROUNDS)
+        z, loss, value = _climb(posterior, z, settings, history, "all stars")
     inverse = torch.linalg.inv(posterior.curvature(z, value.probabilities, 1.0, exact=True))
     used = len(inverse) - float(inverse.trace())  # parameters that the data determine, not the prior
     excess = _excess(value, stars, optics.stamp**2, used)
@@ -258,11 +258,11 @@ def _excess(value: Evaluation, stars: StarImages, pixels: int, used: float = 0.0
 
 
 def _climb(
-    posterior: _Posterior, z: Tensor, settings: FitSettings, history: list[dict], stage: str, *, rounds: int
+    posterior: _Posterior, z: Tensor, settings: FitSettings, history: list[dict], stage: str
 ) -> tuple[Tensor, float, Evaluation]:
     """Take damped steps as long as they gain more than noise does, then quasi-Newton steps to the top."""
     common = {"steps": settings.iterations, "history": history, "stage": stage}
-    for _ in range(rounds):
+    for _ in range(settings.rounds):
         z, *_ = damped_steps(posterior, z, enough=max(len(z), settings.tolerance), **common)
         before = len(history)
         z, loss, value = quasi_newton_steps(posterior, z, tolerance=settings.tolerance, **common)

@@ -57,7 +57,7 @@ class FitBudget:
         Share of the published epochs that WaveDiff is trained for; 1 is the published schedule.
     coarse : int
         Blocks of the pupil over which fitted models average (see :class:`astro_utils.psf.pupil.PupilModel`).
-    starts, iterations : int
+    starts, iterations, rounds : int
         Of ours; see :class:`astro_utils.psf.fit.FitSettings`.
     """
 
@@ -65,6 +65,7 @@ class FitBudget:
     coarse: int = 4
     starts: int = 3
     iterations: int = 40
+    rounds: int = 3
 
     def __post_init__(self) -> None:
         if not 0 < self.epochs_share <= 1:
@@ -206,7 +207,8 @@ def fit_psf(
 
 def _fit_ours(method: str, stars: PsfStars, optics: Optics, budget: FitBudget, seed: int) -> FieldFit:
     model = PupilModel(optics, coarse=budget.coarse)
-    settings = FitSettings(starts=budget.starts, iterations=budget.iterations, seed=seed)
+    effort = {"starts": budget.starts, "iterations": budget.iterations, "rounds": budget.rounds}
+    settings = FitSettings(**effort, seed=seed)
     if method == OURS:
         images = StarImages.known(stars.stamps, stars.positions, stars.sed, stars.sigma)
         return fit_field(model, images, settings=settings)

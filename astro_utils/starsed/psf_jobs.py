@@ -69,7 +69,7 @@ class PsfJob:
             settings = self.budget.epochs_share, self.budget.coarse
         else:
             names += [f"psf/{name}.py" for name in ("fit", "climb", "field_likelihood", "linearise", "joint")]
-            settings = self.budget.starts, self.budget.iterations, self.budget.coarse
+            settings = (self.budget.starts, self.budget.iterations, self.budget.rounds, self.budget.coarse)
         digest = hashlib.sha256(f"{self.method} {self.exposure.optics!r} {settings} {self.seed}".encode())
         for name in names:
             digest.update((package / name).read_bytes())

@@ -14,7 +14,7 @@ rule astra_galaxies:
     params:
         parameters=parameters("astra/1_galaxies"),
         partial=partial("astra/1_galaxies"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -34,7 +34,7 @@ rule astra_train:
     params:
         parameters=parameters("astra/2_train"),
         partial=partial("astra/2_train"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 

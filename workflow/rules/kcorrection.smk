@@ -12,13 +12,13 @@ rule kcorrection_galaxies:
         notebook="book/kcorrection/1_galaxies.ipynb",
         samples=[
             f"{KCORRECTION}/{purpose}_{family}.h5"
-            for purpose in ("pretrain", "task")
+            for purpose in ("pretrain", "task", "intervals")
             for family in ("kcorrect", "single_age")
         ],
     params:
         parameters=parameters("kcorrection/1_galaxies"),
         partial=partial("kcorrection/1_galaxies"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -37,7 +37,7 @@ rule kcorrection_embedding:
     params:
         parameters=parameters("kcorrection/2_embedding"),
         partial=partial("kcorrection/2_embedding"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -55,7 +55,7 @@ rule kcorrection_train:
     params:
         parameters=parameters("kcorrection/3_train"),
         partial=partial("kcorrection/3_train"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 

@@ -16,7 +16,7 @@ rule margformer_sets:
     params:
         parameters=parameters("margformer/1_sets"),
         partial=partial("margformer/1_sets"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -34,7 +34,7 @@ rule margformer_train:
     params:
         parameters=parameters("margformer/2_train"),
         partial=partial("margformer/2_train"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -105,6 +105,6 @@ rule margformer_audit:
         partial=partial("margformer/4_audit"),
         # Not used by the command: a dataset that has arrived since makes Snakemake run the audit again.
         data_at_hand=all(registry.available(name) for name in ("margnet_tables", "margnet_networks")),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE

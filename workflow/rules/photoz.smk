@@ -31,7 +31,7 @@ rule photoz_train:
     params:
         parameters=parameters("photoz/2_train"),
         partial=partial("photoz/2_train"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -80,6 +80,6 @@ rule photoz_images:
     params:
         parameters=parameters("photoz/5_images"),
         partial=partial("photoz/5_images"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE

@@ -14,7 +14,7 @@ rule sky_samples:
     params:
         parameters=parameters("sky/1_sky"),
         partial=partial("sky/1_sky"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -33,7 +33,7 @@ rule sky_fidelity:
     params:
         parameters=parameters("sky/2_fidelity"),
         partial=partial("sky/2_fidelity"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 

@@ -14,7 +14,7 @@ rule starsed_stars:
     params:
         parameters=parameters("starsed/1_stars"),
         partial=partial("starsed/1_stars"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -32,7 +32,7 @@ rule starsed_psf:
     params:
         parameters=parameters("starsed/2_psf"),
         partial=partial("starsed/2_psf"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -50,7 +50,7 @@ rule starsed_classify:
     params:
         parameters=parameters("starsed/3_classify"),
         partial=partial("starsed/3_classify"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -86,7 +86,7 @@ rule starsed_improve:
     params:
         parameters=parameters("starsed/5_improve"),
         partial=partial("starsed/5_improve"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
@@ -103,7 +103,7 @@ rule starsed_audit:
     params:
         parameters=parameters("starsed/6_audit"),
         partial=partial("starsed/6_audit"),
-    threads: workflow.cores
+    threads: SHARE
     shell:
         EXECUTE
 
