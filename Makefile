@@ -51,12 +51,12 @@ BOOK_TESTS := tests/test_book.py tests/test_reference.py tests/test_workflow.py
 
 # Threads of each of two processes that run side by side.
 HALF := $(shell expr \( $$(getconf _NPROCESSORS_ONLN) + 1 \) / 2)
-# Whatever takes longest first, so that two processes end at about the same time.
+# Notebooks first and the book last, when they are through: it takes over what they have kept.
 NBVAL := -q -p no:cacheprovider -W ignore --nbval-lax
-PARTS := "$(BOOK_TESTS)" "tests $(BOOK_TESTS:%=--ignore=%)" $(patsubst %,"$(NBVAL) %",$(wildcard notebooks/*))
+PARTS := $(patsubst %,"$(NBVAL) %",$(wildcard notebooks/*)) "tests $(BOOK_TESTS:%=--ignore=%)" "$(BOOK_TESTS)"
 
 test: lint  ## Run ruff, pytest and nbval over every notebook
-	@echo "--- pytest: the built book, all other tests, and the notebooks of each study (nbval); two at a time"
+	@echo "--- pytest: the notebooks of each study (nbval), all tests but those of the built book, and those; two at a time"
 	@printf '%s\n' $(PARTS) | OMP_NUM_THREADS=$(HALF) xargs -P 2 -I WHICH sh -c 'python -m pytest WHICH'
 
 lint: $(READY)
