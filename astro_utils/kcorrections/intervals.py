@@ -52,9 +52,10 @@ class IntervalModel:
     -----
     Without bins, calibration at a value takes the tenth of the galaxies nearest in rank, :attr:`MOST` at
     most, so that quantiles go along smoothly; towards either end fewer, down to :attr:`LEAST`, as many on
-    one side as on the other: else the rare ones at the end are judged by the crowd. For n such galaxies the quantiles are the
-    floor((n + 1) a)-th residual from either end, a = (1 - level) / 2; where there are too few, the interval
-    is open to that side. If the galaxies in a bin are exchangeable, coverage is at least `level` there.
+    one side as on the other: else the rare ones at the end are judged by the crowd. For n such galaxies the
+    quantiles are the floor((n + 1) a)-th residual from either end, a = (1 - level) / 2; where there are too
+    few, the interval is open to that side. If the galaxies in a bin are exchangeable, coverage is at least
+    `level` there.
 
     Residuals should be of predictors that had seen none of the galaxies that intervals are wanted for. With
     residuals of the other folds of a cross-validation each of those predictors has: in a test on the 10,000
@@ -63,7 +64,7 @@ class IntervalModel:
 
     #: Parts in which a continuous quantity is cut, and the share of galaxies that calibrates each.
     CELLS, SHARE = 60, 0.1
-    #: Least number of galaxies that calibrate a cell, and the largest where cells are of a continuous quantity.
+    #: Least number of galaxies that calibrate a cell, and the largest along a continuous quantity.
     LEAST, MOST = 100, 1000
     #: Folds in which the scales of calibration galaxies are predicted.
     FOLDS = 3
