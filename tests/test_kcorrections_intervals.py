@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from astro_utils.kcorrections.intervals import IntervalModel, coverage_by_bin
+from astro_utils.kcorrections.coverage import chance_inside, coverage_by_bin
+from astro_utils.kcorrections.intervals import IntervalModel
 
 
 @cache
@@ -217,3 +218,28 @@ def test_what_is_refused():
         model.predict(features, predicted, 90)
     with pytest.raises(ValueError, match="level must be between 0 and 1, not 90"):
         model.nominal(90)
+
+
+def test_the_chance_of_a_perfect_interval_is_that_of_a_binomial():
+    n, rng = np.array([50, 234, 500, 3000]), np.random.default_rng(0)
+    seen = rng.binomial(n, 0.9, (200_000, 4)) / n
+    # With a margin for rounding: 44 of 50 are 88 %.
+    expected = ((seen > 0.88 - 1e-9) & (seen < 0.92 + 1e-9)).mean(0)
+    np.testing.assert_allclose(chance_inside(n), expected, atol=0.005)
+    assert chance_inside(n, tolerance=0.05)[1] > chance_inside(n)[1]
+    with pytest.raises(ValueError, match=r"bins of \[0\], 0.9 within 0.02; expected 1 or more"):
+        chance_inside(np.array([0]))
+    with pytest.raises(ValueError, match="expected 1 or more, inside"):
+        chance_inside(n, level=0.99)
+
+
+def test_the_rare_ones_at_the_end_are_covered_as_the_crowd_is():
+    rng, n = np.random.default_rng(4), 8000
+    k = rng.normal(size=n)
+    predicted = k + rng.normal(size=n) * np.where(np.abs(k) > 2, 0.5, 0.1)  # which no feature shows
+    features, groups = np.zeros((n, 1)), rng.integers(60, size=n)
+    half = np.arange(n) < n // 2
+    model = IntervalModel(given="truth").fit(features[half], k[half], predicted[half], groups[half])
+    low, high = model.predict(features[~half], predicted[~half], 0.9)
+    covered = (low <= k[~half]) & (k[~half] <= high)
+    assert covered[np.abs(k[~half]) > 2].mean() > 0.84

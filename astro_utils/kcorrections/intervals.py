@@ -24,13 +24,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from astro_utils.metrics import wilson_interval
 from astro_utils.splits import group_folds
 
-__all__ = ["GIVEN", "IntervalModel", "coverage_by_bin"]
+__all__ = ["GIVEN", "IntervalModel"]
 
 #: What coverage can be asked to hold given.
 GIVEN = ("nothing", "prediction", "known", "truth")
@@ -276,41 +274,3 @@ def _increasing(edges: Sequence[float]) -> np.ndarray:
     if edges.ndim != 1 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
         raise ValueError(f"edges must be increasing numbers, not {edges.tolist()}")
     return edges
-
-
-def coverage_by_bin(
-    low: np.ndarray, high: np.ndarray, k: np.ndarray, values: np.ndarray, edges: Sequence[float]
-) -> pd.DataFrame:
-    """Coverage and width of intervals in bins of some quantity, such as the true redshift.
-
-    Parameters
-    ----------
-    low, high, k : numpy.ndarray
-        (N,) interval and true K, mag.
-    values : numpy.ndarray
-        (N,) the quantity. What lies outside the edges is left out; a bin holds its lower edge.
-    edges : sequence of float
-        Increasing.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each bin with galaxies: lo, hi, n, coverage, coverage_lo, coverage_hi (95 % Wilson
-        interval) and mean_width, mag.
-    """
-    arrays = [np.asarray(a, dtype=float) for a in (low, high, k, values)]
-    if len({a.shape for a in arrays}) != 1 or arrays[0].ndim != 1:
-        raise ValueError(f"shapes {[a.shape for a in arrays]}; expected one shape (N,)")
-    low, high, k, values = arrays
-    edges = _increasing(edges)
-    covered, rows = (low <= k) & (k <= high), []
-    for lo, hi in pairwise(edges):
-        inside = (values >= lo) & (values < hi)
-        n = int(inside.sum())
-        if n:
-            share = wilson_interval(int(covered[inside].sum()), n)
-            width = float((high - low)[inside].mean())
-            rows.append((lo, hi, n, float(covered[inside].mean()), *share, width))
-    return pd.DataFrame(
-        rows, columns=["lo", "hi", "n", "coverage", "coverage_lo", "coverage_hi", "mean_width"]
-    )

@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from astro_utils.kcorrections.coverage import coverage_by_bin
 from astro_utils.kcorrections.features import photometric_features
-from astro_utils.kcorrections.intervals import IntervalModel, coverage_by_bin
+from astro_utils.kcorrections.intervals import IntervalModel
 from astro_utils.kcorrections.kcorrect_fit import KcorrectOptions, run_kcorrect
 from astro_utils.kcorrections.knowledge import Knowledge
 from astro_utils.kcorrections.real_methods import (

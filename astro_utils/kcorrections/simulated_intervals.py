@@ -15,7 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from astro_utils.kcorrections.intervals import IntervalModel, coverage_by_bin
+from astro_utils.kcorrections.coverage import coverage_by_bin
+from astro_utils.kcorrections.intervals import IntervalModel
 from astro_utils.kcorrections.simulated_methods import SPECTROSCOPIC, methods
 from astro_utils.kcorrections.simulated_runs import task_row
 from astro_utils.kcorrections.simulated_task import Task

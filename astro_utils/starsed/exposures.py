@@ -145,8 +145,12 @@ class Exposure:
         )
 
 
-def exposures(n_fields: int, n_train: int, n_test: int, spectra: str, first_seed: int = 1) -> list[Exposure]:
+def exposures(
+    n_fields: int, n_train: int, n_test: int, spectra: str, *, first_seed: int = 1, nodes: int = 22
+) -> list[Exposure]:
     """Independent fields: each with its own wavefronts, stars and noise, under one seed for all three.
+
+    The other arguments are those of :class:`Exposure`.
 
     Raises
     ------
@@ -156,7 +160,7 @@ def exposures(n_fields: int, n_train: int, n_test: int, spectra: str, first_seed
     if n_fields < 2:
         raise ValueError(f"n_fields is {n_fields}; expected 2 or more, each the other exposure of another")
     return [
-        Exposure(seed, StarConfig(seed=seed, n_train=n_train, n_test=n_test), spectra)
+        Exposure(seed, StarConfig(seed=seed, n_train=n_train, n_test=n_test), spectra, nodes=nodes)
         for seed in range(first_seed, first_seed + n_fields)
     ]
 
