@@ -21,7 +21,7 @@ from astro_utils.separation.coverage import (
     conformal_sets,
     coverage_rows,
     equal_edges,
-    magnitude_edges,
+    nearest_of_each_class,
 )
 from astro_utils.separation.coverage_plots import coverage_by_r, coverage_table
 from astro_utils.separation.methods import OURS
@@ -130,27 +130,37 @@ def test_a_higher_level_has_larger_sets_that_hold_the_smaller_ones(sets, test_se
         assert (larger | ~smaller).all() and larger.sum() > smaller.sum()
 
 
-# ---------------------------------------------------------------------------------------------------- edges
+# ----------------------------------------------------------------------------------------------- neighbours
 
 
-@pytest.mark.parametrize("smallest", [20, 150, 1000])
-def test_bins_hold_enough_of_every_class(calibration, smallest):
+@pytest.mark.parametrize("nearest", [1, 150, 1000])
+def test_the_nearest_of_every_class_are_taken(calibration, nearest):
     _, labels, r = calibration
-    edges = magnitude_edges(r, labels, smallest)
-    assert edges[0] == -np.inf and edges[-1] == np.inf
-    steps = np.diff(edges[1:-1])
-    assert (steps >= 0.25 - 1e-9).all() and np.allclose(steps / 0.25, np.round(steps / 0.25))
-    index = np.digitize(r, edges[1:-1])
-    counts = np.array([np.bincount(index[labels == k], minlength=len(edges) - 1) for k in range(3)])
-    assert (counts >= smallest).all()
-    assert len(edges) - 1 > {20: 21, 150: 20, 1000: 15}[smallest]
+    for magnitude in (15.0, 20.3, 21.7, 30.0):
+        near = nearest_of_each_class(r, labels, magnitude, nearest)
+        assert np.bincount(labels[near], minlength=3).tolist() == [nearest] * 3
+        left = np.setdiff1d(np.arange(len(r)), near)
+        for k in range(3):
+            far = np.abs(r[near[labels[near] == k]] - magnitude).max()
+            assert far <= np.abs(r[left[labels[left] == k]] - magnitude).min()
 
 
-def test_the_rarest_class_decides_how_many_bins_there_are(calibration):
+def test_of_a_rare_class_all_are_taken(calibration):
     _, labels, r = calibration
     few = np.sort(np.append(np.flatnonzero(labels != 2), np.flatnonzero(labels == 2)[:100]))
-    assert magnitude_edges(r[few], labels[few], 150).tolist() == [-np.inf, np.inf], "too few for two bins"
-    assert 2 < len(magnitude_edges(r[few], labels[few], 20)) <= 6
+    near = nearest_of_each_class(r[few], labels[few], 21.0, 150)
+    assert np.bincount(labels[few][near]).tolist() == [150, 150, 100]
+
+
+def test_few_that_are_near_follow_what_changes_with_magnitude_and_many_do_not(
+    calibration, degraded, test_set
+):
+    p, _, r = test_set
+    spread = {}
+    for nearest in (300, 30_000):
+        found = conformal_sets(BY_BOTH, 0.9, calibration, degraded, (p, r), nearest)
+        spread[nearest] = np.abs(binned(found, test_set) - 0.9).max()
+    assert spread[300] < 0.02 < spread[30_000]
 
 
 def test_objects_beyond_the_calibration_are_in_the_last_bins(calibration, degraded):
@@ -186,7 +196,7 @@ def answers(pool):
 
 
 def rows_of(answers, pool):
-    return coverage_rows(answers, list(cells(answers, pool)), OURS, "simulated", "smoke", smallest=30)
+    return coverage_rows(answers, list(cells(answers, pool)), OURS, "simulated", "smoke", nearest=30)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ __all__ = [
     "conformal_sets",
     "coverage_rows",
     "equal_edges",
-    "magnitude_edges",
+    "nearest_of_each_class",
 ]
 
 LEVELS = (0.68, 0.90, 0.95, 0.99)
@@ -38,36 +38,33 @@ BY_CLASS = "by class, as published"
 WEIGHTED = "by class, weighted by magnitude"
 ON_DEGRADED = "by class, on degraded bright objects"
 BY_BOTH = "by class and magnitude"
+#: Magnitudes over which test objects share their calibration objects.
+STEP = 0.1
 #: Ways to calibrate.
 METHODS = (BY_CLASS, WEIGHTED, ON_DEGRADED, BY_BOTH)
 
 
-def magnitude_edges(r: np.ndarray, labels: np.ndarray, smallest: int) -> np.ndarray:
-    """Edges of bins in r that hold at least `smallest` calibration objects of every class.
+def nearest_of_each_class(r: np.ndarray, labels: np.ndarray, magnitude: float, nearest: int) -> np.ndarray:
+    """Calibration objects that are nearest in magnitude.
 
     Parameters
     ----------
     r, labels : numpy.ndarray
         (N,) of the calibration objects.
-    smallest : int
+    magnitude : float
+    nearest : int
+        Objects of each class; all of a class that has fewer.
 
     Returns
     -------
     numpy.ndarray
-        (B + 1,) with infinite ends; steps are a quarter of a magnitude or more.
+        Their indices, class by class.
     """
-    grid = np.arange(np.floor(r.min() * 4) / 4, r.max() + 0.25, 0.25)
-    classes = np.unique(labels)
-    edges, low = [-np.inf], -np.inf
-    for high in grid[1:]:
-        inside = (r >= low) & (r < high)
-        beyond = r >= high
-        if all(
-            min((inside & (labels == c)).sum(), (beyond & (labels == c)).sum()) >= smallest for c in classes
-        ):
-            edges.append(high)
-            low = high
-    return np.array([*edges, np.inf])
+    parts = []
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        parts.append(mine[np.argsort(np.abs(r[mine] - magnitude), kind="stable")[:nearest]])
+    return np.concatenate(parts)
 
 
 def equal_edges(r: np.ndarray, n_bins: int = N_BINS) -> np.ndarray:
@@ -98,7 +95,7 @@ def conformal_sets(
     calibration: tuple[np.ndarray, np.ndarray, np.ndarray],
     degraded: tuple[np.ndarray, np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
-    smallest: int = 150,
+    nearest: int = 150,
 ) -> np.ndarray:
     """Prediction sets of test objects.
 
@@ -112,8 +109,8 @@ def conformal_sets(
         bright ones that were made faint.
     test : tuple of numpy.ndarray
         Probabilities (M, K) and model r (M,).
-    smallest : int
-        Calibration objects of every class in a bin of magnitude at least.
+    nearest : int
+        Calibration objects of every class, nearest in magnitude, by which sets of :data:`BY_BOTH` are drawn.
 
     Returns
     -------
@@ -130,14 +127,12 @@ def conformal_sets(
         return conformal.prediction_sets(p_test, thresholds)
     if method != BY_BOTH:
         raise ValueError(f"no way to calibrate {method!r}; expected one of {', '.join(METHODS)}")
-    edges = magnitude_edges(r, labels, smallest)
-    mine, theirs = np.digitize(r, edges[1:-1]), np.digitize(r_test, edges[1:-1])
+    cell = np.floor(r_test / STEP).astype(int)
     sets = np.zeros(p_test.shape, dtype=bool)
-    for index in range(len(edges) - 1):
-        inside = mine == index
-        thresholds = conformal.calibrate(p[inside], labels[inside], level, by_class=True)
-        if (theirs == index).any():
-            sets[theirs == index] = conformal.prediction_sets(p_test[theirs == index], thresholds)
+    for index in np.unique(cell):
+        near = nearest_of_each_class(r, labels, (index + 0.5) * STEP, nearest)
+        thresholds = conformal.calibrate(p[near], labels[near], level, by_class=True)
+        sets[cell == index] = conformal.prediction_sets(p_test[cell == index], thresholds)
     return sets
 
 
@@ -154,7 +149,7 @@ def _stored(answers: pd.DataFrame, which: str, task: str, method: str, seed: int
 
 
 def coverage_rows(
-    answers: pd.DataFrame, cells: Sequence[Cell], model: str, sky: str, profile: str, smallest: int = 150
+    answers: pd.DataFrame, cells: Sequence[Cell], model: str, sky: str, profile: str, nearest: int = 150
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Coverage and size of the sets of one model, in Experiments 1 and 3, whole and by magnitude.
 
@@ -167,7 +162,7 @@ def coverage_rows(
         Whose probabilities.
     sky, profile : str
         For the rows.
-    smallest : int
+    nearest : int
         See :func:`conformal_sets`.
 
     Returns
@@ -188,7 +183,7 @@ def coverage_rows(
                 calibration = _stored(answers, CALIBRATION, cell.task, model, seed)
                 degraded = _stored(answers, DEGRADED, cell.task, model, seed)
                 for level in LEVELS:
-                    sets = conformal_sets(method, level, calibration, degraded, (p, cell.r), smallest)
+                    sets = conformal_sets(method, level, calibration, degraded, (p, cell.r), nearest)
                     binned = conformal.coverage_by(sets, cell.labels, cell.r, edges)
                     sizes = conformal.set_sizes(sets)
                     found[level].append(
