@@ -231,15 +231,3 @@ def test_the_chance_of_a_perfect_interval_is_that_of_a_binomial():
         chance_inside(np.array([0]))
     with pytest.raises(ValueError, match="expected 1 or more, inside"):
         chance_inside(n, level=0.99)
-
-
-def test_the_rare_ones_at_the_end_are_covered_as_the_crowd_is():
-    rng, n = np.random.default_rng(4), 8000
-    k = rng.normal(size=n)
-    predicted = k + rng.normal(size=n) * np.where(np.abs(k) > 2, 0.5, 0.1)  # which no feature shows
-    features, groups = np.zeros((n, 1)), rng.integers(60, size=n)
-    half = np.arange(n) < n // 2
-    model = IntervalModel(given="truth").fit(features[half], k[half], predicted[half], groups[half])
-    low, high = model.predict(features[~half], predicted[~half], 0.9)
-    covered = (low <= k[~half]) & (k[~half] <= high)
-    assert covered[np.abs(k[~half]) > 2].mean() > 0.84

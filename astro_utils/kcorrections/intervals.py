@@ -48,9 +48,8 @@ class IntervalModel:
 
     Notes
     -----
-    Without bins, calibration at a value takes the tenth of the galaxies nearest in rank, :attr:`MOST` at
-    most, so that quantiles go along smoothly; towards either end fewer, down to :attr:`LEAST`, as many on
-    one side as on the other: else the rare ones at the end are judged by the crowd. For n such galaxies the
+    Without bins, calibration at a value takes the tenth of the galaxies nearest in rank (at least
+    :attr:`LEAST` of them, at most :attr:`MOST`), so that quantiles go along smoothly. For n such galaxies the
     quantiles are the floor((n + 1) a)-th residual from either end, a = (1 - level) / 2; where there are too
     few, the interval is open to that side. If the galaxies in a bin are exchangeable, coverage is at least
     `level` there.
@@ -129,9 +128,8 @@ class IntervalModel:
         else:
             self._inner = np.quantile(along, np.arange(1, self.CELLS) / self.CELLS)
             middles = (np.arange(self.CELLS) + 0.5) / self.CELLS * n
-            half = np.minimum(min(self.SHARE * n, self.MOST) / 2, np.minimum(middles, n - middles))
-            ends = zip((middles - half).astype(int), (middles + half).astype(int), strict=True)
-            windows = [self._widen(start, stop, n) for start, stop in ends]
+            half = min(self.SHARE * n, self.MOST) / 2
+            windows = [self._widen(int(m - half), int(m + half), n) for m in middles]
         self._scores = [np.sort(scores[order[window]]) for window in windows]
 
     def _widen(self, start: int, stop: int, n: int) -> slice:
