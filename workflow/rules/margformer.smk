@@ -16,6 +16,7 @@ rule margformer_sets:
     params:
         parameters=parameters("margformer/1_sets"),
         partial=partial("margformer/1_sets"),
+    priority: LONG
     threads: SHARE
     shell:
         EXECUTE
@@ -34,6 +35,7 @@ rule margformer_train:
     params:
         parameters=parameters("margformer/2_train"),
         partial=partial("margformer/2_train"),
+    priority: LONG
     threads: SHARE
     shell:
         EXECUTE

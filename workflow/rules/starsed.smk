@@ -14,6 +14,7 @@ rule starsed_stars:
     params:
         parameters=parameters("starsed/1_stars"),
         partial=partial("starsed/1_stars"),
+    priority: LONG
     threads: SHARE
     shell:
         EXECUTE
@@ -32,6 +33,7 @@ rule starsed_psf:
     params:
         parameters=parameters("starsed/2_psf"),
         partial=partial("starsed/2_psf"),
+    priority: LONG
     threads: SHARE
     shell:
         EXECUTE
@@ -50,6 +52,7 @@ rule starsed_classify:
     params:
         parameters=parameters("starsed/3_classify"),
         partial=partial("starsed/3_classify"),
+    priority: LONG
     threads: SHARE
     shell:
         EXECUTE
@@ -86,6 +89,7 @@ rule starsed_improve:
     params:
         parameters=parameters("starsed/5_improve"),
         partial=partial("starsed/5_improve"),
+    priority: LONG
     threads: SHARE
     shell:
         EXECUTE
