@@ -11,7 +11,15 @@ from scipy.stats import binom
 
 from astro_utils.metrics import wilson_interval
 
-__all__ = ["chance_inside", "coverage_by_bin"]
+__all__ = ["chance_inside", "coverage_by_bin", "increasing"]
+
+
+def increasing(edges: Sequence[float]) -> np.ndarray:
+    """Return edges of bins (B + 1,) as an array; ValueError where they are not finite and increasing."""
+    edges = np.asarray(edges, dtype=float)
+    if edges.ndim != 1 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
+        raise ValueError(f"edges must be increasing numbers, not {edges.tolist()}")
+    return edges
 
 
 def coverage_by_bin(
@@ -38,9 +46,7 @@ def coverage_by_bin(
     if len({a.shape for a in arrays}) != 1 or arrays[0].ndim != 1:
         raise ValueError(f"shapes {[a.shape for a in arrays]}; expected one shape (N,)")
     low, high, k, values = arrays
-    edges = np.asarray(edges, dtype=float)
-    if edges.ndim != 1 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-        raise ValueError(f"edges must be increasing numbers, not {edges.tolist()}")
+    edges = increasing(edges)
     covered, rows = (low <= k) & (k <= high), []
     for lo, hi in pairwise(edges):
         inside = (values >= lo) & (values < hi)

@@ -26,6 +26,7 @@ from itertools import pairwise
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from astro_utils.kcorrections.coverage import increasing
 from astro_utils.splits import group_folds
 
 __all__ = ["GIVEN", "IntervalModel"]
@@ -72,7 +73,7 @@ class IntervalModel:
         if (edges is None) == (given == "known"):
             raise ValueError(f"edges {edges} with given={given!r}; expected them with 'known', and only then")
         self.given, self.seed = given, seed
-        self._edges = None if edges is None else _increasing(edges)
+        self._edges = None if edges is None else increasing(edges)
 
     def fit(
         self,
@@ -265,10 +266,3 @@ def _ends(scores: np.ndarray, level: float) -> tuple[float, float]:
     """Quantiles of sorted scores that leave (1 - level) / 2 on either side for a new one; maybe infinite."""
     skip = int((len(scores) + 1) * (1 - level) / 2 + 1e-9)
     return (scores[skip - 1], scores[-skip]) if skip else (-np.inf, np.inf)
-
-
-def _increasing(edges: Sequence[float]) -> np.ndarray:
-    edges = np.asarray(edges, dtype=float)
-    if edges.ndim != 1 or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-        raise ValueError(f"edges must be increasing numbers, not {edges.tolist()}")
-    return edges
