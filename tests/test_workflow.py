@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import metadata
 
 import pytest
 from conftest import ROOT, copy_checkout, snakemake
+from packaging.specifiers import SpecifierSet
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -112,6 +114,14 @@ def test_every_profile_names_parameters_that_its_notebooks_have():
             tagged = next(c for c in cells if "parameters" in c["metadata"].get("tags", []))
             known = {line.split(":")[0] for line in "".join(tagged["source"]).splitlines() if ":" in line}
             assert set(given) <= known, f"{profile.name}: {name} has no parameter {set(given) - known}"
+
+
+def test_every_pinned_package_admits_the_oldest_python():
+    pins = [
+        line.split("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line
+    ]
+    asked = {name: metadata(name)["Requires-Python"] or "" for name in pins}
+    assert {name: rule for name, rule in asked.items() if "3.11.0" not in SpecifierSet(rule)} == {}
 
 
 def test_publishing_needs_something_to_publish(tmp_path):
