@@ -126,12 +126,16 @@ def fitted_uneven():
     return IntervalModel().fit(*uneven(3000, 2))
 
 
+def one_bin(k):
+    return np.zeros(len(k), dtype=int)
+
+
 def test_the_nominal_level_makes_up_for_what_a_belt_covers_too_much():
     model = fitted_uneven()
     features, k, predicted, _ = uneven(6000, 3)
     for level in (0.68, 0.9):
-        nominal = model.nominal(level)
-        assert level - 0.1 < nominal < level - 0.03
+        nominal = model.nominal(level, one_bin(uneven(3000, 2)[1]))
+        assert np.ptp(nominal) == 0 and level - 0.1 < nominal[0] < level - 0.03
         asked, wanted = (model.predict(features, predicted, number) for number in (level, nominal))
         covered = [((low <= k) & (k <= high)).mean() for low, high in (asked, wanted)]
         assert covered[0] > level + 0.045
@@ -139,14 +143,23 @@ def test_the_nominal_level_makes_up_for_what_a_belt_covers_too_much():
         assert (wanted[1] - wanted[0]).mean() < 0.95 * (asked[1] - asked[0]).mean()
 
 
-def test_the_nominal_level_is_the_least_that_holds_the_calibration():
-    _, k, predicted, _ = uneven(3000, 2)
-    model = fitted_uneven()
-    _, _, scale, _ = model._seen
-    step, nominal = 2**-12, model.nominal(0.9)
-    for number, enough in ((nominal, True), (nominal - step, False)):
-        low, high = model._draw(predicted, scale, None, number)
-        assert (((low <= k) & (k <= high)).mean() >= 0.9) == enough
+def test_nominal_levels_by_bin_hold_where_one_for_all_does_not():
+    """Bins of a quantity that goes with K, as redshift does; belts of others hold the middle one anyhow."""
+
+    def bins_of(k, seed):
+        return np.clip((5 * (k + 0.05 * np.random.default_rng(seed).normal(size=len(k)))).astype(int), 0, 4)
+
+    seen, new = uneven(20_000, 2), uneven(20_000, 3)
+    model, old_bins, new_bins = IntervalModel().fit(*seen), bins_of(seen[1], 4), bins_of(new[1], 5)
+
+    def held(levels):
+        low, high = model.predict(new[0], new[2], levels)
+        return np.bincount(new_bins, (low <= new[1]) & (new[1] <= high)) / np.bincount(new_bins)
+
+    alike, by_bin = model.nominal(0.9, one_bin(old_bins)), model.nominal(0.9, old_bins)
+    assert held(alike)[[0, 1, 3, 4]].max() < 0.895 and held(alike)[2] > 0.95
+    assert np.abs(held(by_bin)[[0, 1, 3, 4]] - 0.9).max() < 0.013 and held(by_bin)[2] > 0.95
+    assert by_bin.min() > 0.8 and np.ptp(alike) == 0  # none is asked for less than 0.9^2
 
 
 def test_without_a_belt_the_nominal_level_is_the_wanted_one():
@@ -155,7 +168,8 @@ def test_without_a_belt_the_nominal_level_is_the_wanted_one():
     known = IntervalModel(given="known", edges=[0.4, 0.8]).fit(features, k, predicted, groups, z)
     for model in (fitted("nothing"), known):
         for level in (0.68, 0.9):
-            assert model.nominal(level) == pytest.approx(level, abs=0.003)
+            nominal = model.nominal(level, one_bin(k))
+            assert np.abs(nominal - level).max() < 0.004
 
 
 def test_far_from_all_calibration_an_interval_is_still_one():
@@ -217,7 +231,9 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="level must be between 0 and 1, not 90"):
         model.predict(features, predicted, 90)
     with pytest.raises(ValueError, match="level must be between 0 and 1, not 90"):
-        model.nominal(90)
+        model.nominal(90, one_bin(k))
+    with pytest.raises(ValueError, match=r"bins of shape \(299,\), int64; expected 300 integers from 0"):
+        model.nominal(0.9, one_bin(k)[1:])
 
 
 def test_the_chance_of_a_perfect_interval_is_that_of_a_binomial():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from erring_field_sample import ERROR_NM, OPTICS, erring, made, nll
@@ -16,6 +17,7 @@ from astro_utils.starsed.relinearised import relinearised_likelihoods
 from astro_utils.starsed.simulated_answers import simulated_answers
 from astro_utils.starsed.simulated_correction import METHODS, SimulatedCorrection
 from astro_utils.starsed.simulated_fields import SimulatedField, simulated_fields
+from astro_utils.starsed.simulated_jobs import FIRST_SEED, SimulatedJob, run_simulated, simulated_plan
 from astro_utils.starsed.simulated_training import SimulatedConfig, fit_simulated
 from astro_utils.starsed.star_samples import read_stars
 from astro_utils.training import TrainingConfig
@@ -121,6 +123,40 @@ def test_from_fields_to_answers(unseen, tmp_path):
     assert set(few["psf"]) == {"mine"} and len(few) == 10
     pair = few.iloc[:5].filter(like="p_").to_numpy(), answers.iloc[:5].filter(like="p_").to_numpy()
     np.testing.assert_allclose(*pair, atol=1e-6)
+
+
+def test_jobs_are_kept_and_know_what_they_are_made_of(tmp_path):
+    """A job of real fits on a small telescope; the second time its answers are read, others are made anew."""
+    small = [replace(e, optics=OPTICS, nodes=5) for e in exposures(3, 40, 30, "stelib")]
+    budget = FitBudget(coarse=1, starts=1, iterations=2, rounds=1)
+    asked = simulated_fields([replace(small[2], field_seed=9)], 20, tmp_path, budget=budget)[0]
+    sample = small[2].write(tmp_path / "field_3.h5", progress=False)
+    fit = str(next(tmp_path.glob("*.safetensors")))
+    job = SimulatedJob(20, budget, tuple(small[:2]), ((small[2], str(sample), fit),), QUICK)
+    ((done, path),) = run_simulated([job], tmp_path / "kept", workers=1)
+    answers, when = pd.read_parquet(path), path.stat().st_mtime_ns
+    assert done == 1 and len(answers) == 2 * 30 and set(answers["method"]) == set(METHODS.values())
+    assert asked.fitted.fit["n_stars"] == 20 and set(answers["field"]) == {3}
+    ((_, again),) = run_simulated([job], tmp_path / "kept", workers=1)
+    assert again == path and path.stat().st_mtime_ns == when
+    others = [replace(job, n_psf=10), replace(job, learned=job.learned[::-1])]
+    others += [replace(job, config=replace(QUICK, steps=1)), replace(job, budget=FitBudget())]
+    assert len({one.digest() for one in [job, *others]}) == 5
+
+
+def test_planned_fields_to_learn_from_are_others_and_fitted_alike(tmp_path):
+    fields = exposures(3, 500, 100, "stelib")
+    common = {"file": "psf/a.safetensors", "budget": {"coarse": 8, "iterations": 2}}
+    fits = [{"method": "ours", "set": "S2", "field": f, **common} for f in (1, 3)]
+    (job,) = simulated_plan(fields, fits, tmp_path, ["S2"], n_fields=4, n_stars=30)
+    assert [e.field_seed for e in job.learned] == list(range(FIRST_SEED, FIRST_SEED + 4))
+    assert {e.stars.n_train for e in job.learned} == {130} and job.n_psf == 100
+    assert [e.field_seed for e, _, _ in job.asked] == [1, 3]
+    assert job.budget == FitBudget(coarse=8, iterations=2)
+    with pytest.raises(ValueError, match="no PSF of ours was fitted to 'S1'"):
+        simulated_plan(fields, fits, tmp_path, ["S1"], n_fields=4, n_stars=30)
+    with pytest.raises(ValueError, match=r"fields \[1\] are both learned from and classified"):
+        replace(job, learned=tuple(fields[:1]))
 
 
 def test_names_of_published_sets(unseen, correction):

@@ -12,10 +12,11 @@ the coverage holds:
   belt of Neyman 1937, Phil. Trans. R. Soc. A 236, 333; classes that depend on the label in Vovk 2012, PMLR
   25, 475). Coverage then holds at every true K, and, as K is all but a function of the redshift, nearly so at
   every redshift, though no redshift is known. The price is width, and a belt covers somewhat more than it
-  was asked for: :meth:`IntervalModel.nominal` finds what to ask for.
+  was asked for: :meth:`IntervalModel.nominal` finds what to ask for, so that coverage holds in bins of
+  redshift as well.
 
     model = IntervalModel(given="truth").fit(features, k, out_of_fold, pixels)
-    low, high = model.predict(new, predicted, level=0.9)
+    low, high = model.predict(new, predicted, model.nominal(0.9, redshift_bins))
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class IntervalModel:
     LEAST, MOST = 100, 1000
     #: Folds in which the scales of calibration galaxies are predicted.
     FOLDS = 3
+    #: Times that levels to ask for are corrected by what they were found to cover.
+    ROUNDS = 40
 
     def __init__(self, *, given: str = "truth", edges: Sequence[float] | None = None, seed: int = 0) -> None:
         if given not in GIVEN:
@@ -111,8 +114,8 @@ class IntervalModel:
             scale[~inside] = _fit_scale(inputs[inside], residual[inside]).predict(inputs[~inside])
         self._scale = _fit_scale(inputs, residual)
         scores = (k - predicted) / scale
-        self._seen = k, predicted, scale, known
         along = {"nothing": np.zeros(len(k)), "prediction": predicted, "known": known, "truth": k}[self.given]
+        self._seen = k, predicted, scale, along
         self._cells(scores, along)
         return self
 
@@ -143,7 +146,7 @@ class IntervalModel:
         self,
         features: np.ndarray,
         predicted: np.ndarray,
-        level: float = 0.9,
+        level: float | np.ndarray = 0.9,
         known: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draw intervals around predictions.
@@ -154,8 +157,8 @@ class IntervalModel:
             (M, F).
         predicted : numpy.ndarray
             (M,) mag.
-        level : float
-            Wanted coverage, between 0 and 1.
+        level : float or numpy.ndarray
+            Wanted coverage, between 0 and 1, or the (cells,) levels of :meth:`nominal`.
         known : numpy.ndarray, optional
             (M,) the known quantity, for ``given="known"``.
 
@@ -169,56 +172,66 @@ class IntervalModel:
         ValueError
             When the level is not inside (0, 1), shapes disagree or a number is not finite.
         """
-        if not 0 < level < 1:
+        if not ((np.asarray(level) > 0) & (np.asarray(level) < 1)).all():
             raise ValueError(f"level must be between 0 and 1, not {level}")
         features, _, predicted, known = self._check(features, predicted, known)
         scale = self._scale.predict(np.column_stack([features, predicted]))
         return self._draw(predicted, scale, known, level)
 
-    def nominal(self, level: float) -> float:
-        """Find the level to ask for so that intervals hold `level` of the galaxies of the calibration.
+    def nominal(self, level: float, bins: np.ndarray) -> np.ndarray:
+        """Find the levels to ask for so that intervals hold `level` of the calibration galaxies of each bin.
 
         A belt holds all between the least and the largest K that it accepts, and so some that it does not
-        accept: asked for 0.9 it covers more.
+        accept: asked for 0.9 it covers more, and more at some redshifts than at others.
 
         Parameters
         ----------
         level : float
             Wanted coverage, between 0 and 1.
+        bins : numpy.ndarray
+            (N,) integers from 0, the bin of each calibration galaxy, such as of its true redshift; all 0 asks
+            for `level` over all of them.
 
         Returns
         -------
-        float
-            The least level, to 1 in 4,096, for :meth:`predict`. One number for all galaxies: coverage is
-            then `level` over all of them but for what their number leaves open, with no guarantee for a
-            finite sample.
+        numpy.ndarray
+            (cells,) levels for :meth:`predict`. Each is a mean of one level for each bin, by the shares of
+            the bins among the galaxies of the cell: as many numbers as bins are found from thousands of
+            galaxies. Coverage is then `level` in every bin, but for what their number leaves open and where
+            the belts of other bins cover more anyhow; with no guarantee for a finite sample.
 
         Raises
         ------
         ValueError
-            When the level is not inside (0, 1).
+            When the level is not inside (0, 1), or there is not one bin for each calibration galaxy.
 
         Notes
         -----
         The scales of calibration galaxies, like their predictions, are out of fold. Their scores take part
         in quantiles of hundreds of scores, which is too little to be seen.
         """
+        k, predicted, scale, along = self._seen
+        bins = np.asarray(bins)
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, not {level}")
-        k, predicted, scale, known = self._seen
-        few, enough = 0.0, 1.0
-        for _ in range(12):
-            middle = (few + enough) / 2
-            low, high = self._draw(predicted, scale, known, middle)
-            if ((low <= k) & (k <= high)).mean() < level:
-                few = middle
-            else:
-                enough = middle
-        return enough
+        if bins.shape != k.shape or bins.dtype.kind not in "iu" or bins.min() < 0:
+            raise ValueError(f"bins of shape {bins.shape}, {bins.dtype}; expected {len(k)} integers from 0")
+        counts = np.zeros((len(self._scores), bins.max() + 1))  # (cells, bins)
+        np.add.at(counts, (np.searchsorted(self._inner, along, side="right"), bins), 1)
+        share = counts / counts.sum(1, keepdims=True)
+        known, asked = along if self.given == "known" else None, np.full(counts.shape[1], level)
+        for _ in range(self.ROUNDS):
+            low, high = self._draw(predicted, scale, known, share @ asked)
+            held = np.bincount(bins, (low <= k) & (k <= high), counts.shape[1]) / counts.sum(0).clip(1)
+            asked = np.where(counts.any(0), asked + level - held, level)
+            # Where the belts of others cover too much, asking for ever less in a bin would not help.
+            asked = asked.clip(level**2, 0.9 + 0.1 * level)
+        return share @ asked
 
     def _draw(self, predicted, scale, known, level) -> tuple[np.ndarray, np.ndarray]:
         """Intervals (M,), (M,) around predictions with their scales."""
-        bounds = np.array([_ends(scores, level) for scores in self._scores])  # (cells, 2)
+        levels = np.broadcast_to(level, len(self._scores))
+        bounds = np.array([_ends(*pair) for pair in zip(self._scores, levels, strict=True)])  # (cells, 2)
         where = np.searchsorted(self._inner, known if self.given == "known" else predicted, side="right")
         low, high = (predicted + bounds[where, side] * scale for side in (0, 1))
         return self._belt(predicted, scale, bounds, low, high) if self.given == "truth" else (low, high)

@@ -3,7 +3,8 @@
 Residuals are of galaxies of their own, whom no predictor has seen. With the redshift known, intervals are
 calibrated in bins of it. Without, they are calibrated given the true K (a belt; see
 :mod:`astro_utils.kcorrections.intervals`), so that coverage holds nearly at every redshift, though none is
-known. A belt covers more than it was asked for; what to ask for is found on the same galaxies.
+known. A belt covers more than it was asked for; what to ask for is found on the same galaxies, so that the
+share in each bin of their true redshifts is the wanted one.
 
     asked = ask_others(task, clip, read_blocks("intervals_single_age.h5"))
     interval, judged, judged_interval = conformal(task, asked, NONE, predicted)
@@ -73,7 +74,10 @@ def conformal(
     edges = REDSHIFT_EDGES[1:-1] if known else None
     model = IntervalModel(given="known" if known else "truth", edges=edges, seed=seed)
     model.fit(features, asked.k[rows], others[~judge], pixels[rows], z)
-    nominal = level if known else model.nominal(level)
+    nominal = level
+    if not known:
+        bins = np.searchsorted(REDSHIFT_EDGES[1:-1], asked.galaxies.z[rows], side="right")
+        nominal = model.nominal(level, bins)
     judged, out = replace(asked, test=asked.test[judge]), []
     for of, answers in ((task, predicted), (judged, others[judge])):
         features, z = told(of, of.test)

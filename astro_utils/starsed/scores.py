@@ -94,6 +94,15 @@ def _ece(labels: np.ndarray, p: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.abs(weights @ gap).sum(1) / weights.sum(1)
 
 
+def _ece_by_chance(p: np.ndarray, draws: int = 200, seed: int = 0) -> float:
+    """Mean ECE of a classifier of probabilities (N, 13) that are exactly right, on as many objects."""
+    confidence = p.max(1)
+    index = np.minimum((confidence * _ECE_BINS).astype(int), _ECE_BINS - 1)
+    right = np.random.default_rng(seed).random((draws, len(p))) < confidence
+    gap = (right - confidence) @ (index[:, None] == np.arange(_ECE_BINS))  # (draws, bins)
+    return float(np.abs(gap).sum(1).mean() / len(p))
+
+
 def _values(table: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Every score (R,) under weights (R, N)."""
     labels, called = (table[name].to_numpy().astype(int) for name in ("label", "predicted"))
@@ -117,7 +126,9 @@ def summarise(table: pd.DataFrame, n_bootstrap: int) -> dict[str, dict[str, floa
     Returns
     -------
     dict
-        Name to ``value``, ``lo`` and ``hi`` (95 % interval over stars) and ``sd`` (between fields).
+        Name to ``value``, ``lo`` and ``hi`` (95 % interval over stars) and ``sd`` (between fields). The error
+        of calibration, ``ece``, of a finite sample is above zero however good the probabilities are;
+        ``ece_by_chance`` is what it would be on average if they were exactly right.
     """
     fields = table["field"].to_numpy()
     values = _values(table, _weights(fields, n_bootstrap))
@@ -132,6 +143,7 @@ def summarise(table: pd.DataFrame, n_bootstrap: int) -> dict[str, dict[str, floa
         # The error of calibration of resamples is biased upwards by their noise.
         if n_bootstrap and name != "ece":
             out[name] |= dict(zip(("lo", "hi"), np.percentile(drawn[1:], [2.5, 97.5]), strict=True))
+    out["ece_by_chance"] = {"value": _ece_by_chance(probabilities(table))}
     labels, called = (table[name].to_numpy().astype(int) for name in ("label", "predicted"))
     recalls = class_accuracy(labels, called, N_CLASSES)
     return out | {f"recall_{name}": {"value": v} for name, v in zip(CLASSES, recalls, strict=True)}

@@ -15,9 +15,11 @@ from astro_utils.starsed.likelihoods import LIKELIHOOD, LIKELIHOOD_UNIT, OURS, O
 from astro_utils.starsed.psf_scores import EXPERIMENT
 from astro_utils.starsed.realistic_stars import REALISTIC
 from astro_utils.starsed.scores import TRIVIAL, model_name, paired_gain, per_star
+from astro_utils.starsed.simulated_correction import METHODS as LEARNED
 from astro_utils.starsed.templates import CLASSES
 
 __all__ = [
+    "calibration_table",
     "class_table",
     "error_lines",
     "exposure_table",
@@ -75,7 +77,7 @@ def psf_table(metrics: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of the methods that read a PSF, one column each, against the PSF."""
     part = metrics[metrics["experiment"] == SAME]
     rows: dict[str, dict[str, str]] = {}
-    for method in (SVM, LIKELIHOOD, OURS, LIKELIHOOD_UNIT, OURS_UNIT):
+    for method in (SVM, LIKELIHOOD, OURS, LEARNED["free"], LIKELIHOOD_UNIT, OURS_UNIT, LEARNED["unit"]):
         for _, row in part.iterrows():
             name, _, psf = row["model"].partition(", PSF ")
             if name == method:
@@ -157,7 +159,7 @@ def error_lines(metrics: pd.DataFrame, psfs: pd.DataFrame) -> pd.DataFrame:
         method, _, psf = row["model"].partition(", PSF ")
         model, _, stars = psf.rpartition(" ")
         found = [name for name in errors.index if name.replace(" as published", "") == f"{model}, {stars}"]
-        if found and method in (SVM, OURS, OURS_UNIT):
+        if found and method in (SVM, OURS, OURS_UNIT, *LEARNED.values()):
             line = f"{method}, PSF {model}"
             rows.append({"name": line, "relative_error": errors[found[0]], "accuracy": row["accuracy"]})
     return pd.DataFrame(rows, columns=["name", "relative_error", "accuracy"]).sort_values("name")
@@ -173,6 +175,15 @@ def printed_lines(printed: pd.DataFrame) -> pd.DataFrame:
             "accuracy": [by_model.loc[f"{SVM}, PSF {name}", "accuracy"] for name in names],
         }
     )
+
+
+def calibration_table(metrics: pd.DataFrame, psf: str) -> pd.DataFrame:
+    """Compare how far the probabilities of all methods can be believed, with one fitted PSF."""
+    names = (LIKELIHOOD, OURS, LEARNED["free"], LIKELIHOOD_UNIT, OURS_UNIT, LEARNED["unit"])
+    part = _chosen(metrics, SAME, [TRIVIAL, *(model_name(m, psf) for m in (SVM, *names))])
+    columns = {name: _COLUMNS[name] for name in ("accuracy", "within_one")} | {"nll": ("NLL", 1, 3)}
+    scores = {"rps": ("RPS", 1, 3), "ece": ("ECE", 1, 3), "ece_by_chance": ("ECE by chance", 1, 3)}
+    return format_scores(part, columns | scores)
 
 
 def fewest_stars(answers: pd.DataFrame) -> str:
