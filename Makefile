@@ -23,13 +23,12 @@ help:  ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | awk -F"|" '{printf "%-18s %s\n", $$1, $$2}'
 	@echo "Options: PROFILE=smoke|quick|cpu|full (now $(PROFILE)), CORES=n, PYTHON=python3.x, PORT=n"
 
-# Modules are compiled when they are first imported, most never: half a minute less.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is missing or older than 3.11; name another: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "--- environment: .venv, pinned by requirements.lock (one to three minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile -r requirements.lock 2>&1 | \
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock 2>&1 | \
 		grep --line-buffered -E '^(Collecting|Installing|Successfully|ERROR|error)' || \
 		{ test $${PIPESTATUS[0]} = 0 || exit 1; }
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
@@ -50,17 +49,19 @@ serve: ## Serve the built book at http://localhost:PORT
 # Tests that build the whole book, which takes as long as all others together.
 BOOK_TESTS := tests/test_book.py tests/test_reference.py tests/test_workflow.py
 
-# Threads of each process; three run side by side on two cores, because each waits now and then.
+# Threads of each of two processes that run side by side.
 HALF := $(shell expr \( $$(getconf _NPROCESSORS_ONLN) + 1 \) / 2)
 # Notebooks first and the book last, when they are through: it takes over what they have kept.
 NBVAL := -q -p no:cacheprovider -W ignore --nbval-lax
 LONGEST := notebooks/starsed notebooks/kcorrection
 STUDIES := $(LONGEST) $(filter-out $(LONGEST),$(wildcard notebooks/*))
-PARTS := $(STUDIES:%="$(NBVAL) %") "tests $(BOOK_TESTS:%=--ignore=%)" "$(BOOK_TESTS)"
+# A minute of tests for the process that is through with the book before the other is with the rest.
+REST := tests/test_starsed_*.py
+PARTS := $(STUDIES:%="$(NBVAL) %") "tests $(BOOK_TESTS:%=--ignore=%) --ignore-glob=$(REST)" "$(BOOK_TESTS)" "$(REST)"
 
 test: lint  ## Run ruff, pytest and nbval over every notebook
-	@echo "--- pytest: the notebooks of each study (nbval), all tests but those of the built book, and those; three at a time"
-	@printf '%s\n' $(PARTS) | OMP_NUM_THREADS=$(HALF) xargs -P 3 -I WHICH sh -c 'python -m pytest WHICH'
+	@echo "--- pytest: the notebooks of each study (nbval), all tests but those of the built book, and those; two at a time"
+	@printf '%s\n' $(PARTS) | OMP_NUM_THREADS=$(HALF) xargs -P 2 -I WHICH sh -c 'python -m pytest WHICH'
 
 lint: $(READY)
 	@echo "--- ruff"

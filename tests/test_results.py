@@ -223,6 +223,7 @@ def standard_names():
     names |= {f"z_{name}" for name in ("sigma_mad", "bias", "eta_05")} | {"train_seconds"}
     names |= {"error_ratio", "c_error_ratio", "r2_loss", "r2_continuum_loss"}
     names |= {f"{name}{free}" for name in ("explained", "above_90") for free in ("", "_free")}
+    names |= {"ece_by_chance"}  # spectral types
     # Its audit: tokens, stretches, targets, validation, attention, weights.
     names |= {"correlation_same", "correlation_other", "found_share", "likeness_share", "chance"}
     names |= {"sky_range", "outskirts_range", "core_range", "shift_first", "shift_middle", "shift_last"}
