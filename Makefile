@@ -32,6 +32,7 @@ $(READY): requirements.lock pyproject.toml
 		grep --line-buffered -E '^(Collecting|Installing|Successfully|ERROR|error)' || \
 		{ test $${PIPESTATUS[0]} = 0 || exit 1; }
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q astro_utils  # once, also where Python is told to keep no compiled modules
 	@touch $(READY)
 
 env: $(READY)  ## Make the environment only
