@@ -170,6 +170,8 @@ def test_without_a_belt_the_nominal_level_is_the_wanted_one():
         for level in (0.68, 0.9):
             nominal = model.nominal(level, one_bin(k))
             assert np.abs(nominal - level).max() < 0.004
+    beyond = IntervalModel(given="known", edges=[0.4, 1.8]).fit(features, k, predicted, groups, z)
+    assert beyond.nominal(0.9, one_bin(k))[2] == 0.9  # where there is nobody
 
 
 def test_far_from_all_calibration_an_interval_is_still_one():

@@ -232,6 +232,9 @@ def test_paired_gain_wants_the_same_stars(answers):
     gain = scores.paired_gain(one, other, 200)
     difference = (one["predicted"] == one["label"]).mean() - (other["predicted"] == other["label"]).mean()
     assert gain["value"] == pytest.approx(difference) and gain["lo"] <= gain["value"] <= gain["hi"]
+    nll = scores.paired_gain(one, other, 200, score="nll")
+    expected = (scores.per_star(one)["nll"] - scores.per_star(other)["nll"]).mean()
+    assert nll["value"] == pytest.approx(expected) and nll["value"] != pytest.approx(gain["value"])
     with pytest.raises(ValueError, match="not asked about the same stars"):
         scores.paired_gain(one, other.iloc[::-1])
 

@@ -196,9 +196,10 @@ class IntervalModel:
         -------
         numpy.ndarray
             (cells,) levels for :meth:`predict`. Each is a mean of one level for each bin, by the shares of
-            the bins among the galaxies of the cell: as many numbers as bins are found from thousands of
-            galaxies. Coverage is then `level` in every bin, but for what their number leaves open and where
-            the belts of other bins cover more anyhow; with no guarantee for a finite sample.
+            the bins among the galaxies of the cell (where it has none, `level`): as many numbers as bins are
+            found from thousands of galaxies. Coverage is then `level` in every bin, but for what their number
+            leaves open and where the belts of other bins cover more anyhow; with no guarantee for a finite
+            sample.
 
         Raises
         ------
@@ -218,15 +219,15 @@ class IntervalModel:
             raise ValueError(f"bins of shape {bins.shape}, {bins.dtype}; expected {len(k)} integers from 0")
         counts = np.zeros((len(self._scores), bins.max() + 1))  # (cells, bins)
         np.add.at(counts, (np.searchsorted(self._inner, along, side="right"), bins), 1)
-        share = counts / counts.sum(1, keepdims=True)
+        empty, share = counts.sum(1) == 0, counts / counts.sum(1, keepdims=True).clip(1)
         known, asked = along if self.given == "known" else None, np.full(counts.shape[1], level)
         for _ in range(self.ROUNDS):
-            low, high = self._draw(predicted, scale, known, share @ asked)
+            low, high = self._draw(predicted, scale, known, np.where(empty, level, share @ asked))
             held = np.bincount(bins, (low <= k) & (k <= high), counts.shape[1]) / counts.sum(0).clip(1)
             asked = np.where(counts.any(0), asked + level - held, level)
             # Where the belts of others cover too much, asking for ever less in a bin would not help.
             asked = asked.clip(level**2, 0.9 + 0.1 * level)
-        return share @ asked
+        return np.where(empty, level, share @ asked)
 
     def _draw(self, predicted, scale, known, level) -> tuple[np.ndarray, np.ndarray]:
         """Intervals (M,), (M,) around predictions with their scales."""

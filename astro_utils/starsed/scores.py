@@ -207,8 +207,10 @@ def score_rows(answers: pd.DataFrame, profile: str, n_train: int, n_bootstrap: i
     return rows
 
 
-def paired_gain(one: pd.DataFrame, other: pd.DataFrame, n_bootstrap: int = 1000) -> dict[str, float]:
-    """Accuracy of one method less that of another on the same stars, with a 95 % interval.
+def paired_gain(
+    one: pd.DataFrame, other: pd.DataFrame, n_bootstrap: int = 1000, score: str = "accuracy"
+) -> dict[str, float]:
+    """Score of :func:`per_star` of one method less that of another on the same stars, with a 95 % interval.
 
     Raises
     ------
@@ -218,7 +220,7 @@ def paired_gain(one: pd.DataFrame, other: pd.DataFrame, n_bootstrap: int = 1000)
     keys = ["field", "label", "snr"]
     if not one[keys].reset_index(drop=True).equals(other[keys].reset_index(drop=True)):
         raise ValueError("the two methods were not asked about the same stars in the same order")
-    difference = per_star(one)["accuracy"] - per_star(other)["accuracy"]
+    difference = per_star(one)[score] - per_star(other)[score]
     drawn = _weights(one["field"].to_numpy(), n_bootstrap) @ difference / len(difference)
     lo, hi = np.percentile(drawn[1:], [2.5, 97.5])
     return {"value": float(drawn[0]), "lo": float(lo), "hi": float(hi)}
