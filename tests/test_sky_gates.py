@@ -29,14 +29,14 @@ KNOWN = (
 @pytest.fixture(scope="module")
 def main(tmp_path_factory):
     request = Simulation(n_objects=3072, population="main_galaxies", size=64, objects_per_field=64, seed=5)
-    with open_sample(simulate(tmp_path_factory.mktemp("sky") / "main.h5", request, workers=2)) as sample:
+    with open_sample(simulate(tmp_path_factory.mktemp("sky") / "main.h5", request)) as sample:
         return sample.catalogue()
 
 
 @pytest.fixture(scope="module")
 def both_file(tmp_path_factory):
     request = Simulation(n_objects=16_384, population="spectroscopic", seed=5)
-    return simulate(tmp_path_factory.mktemp("sky") / "both.h5", request, workers=2)
+    return simulate(tmp_path_factory.mktemp("sky") / "both.h5", request)
 
 
 @pytest.fixture(scope="module")
