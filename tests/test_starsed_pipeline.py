@@ -289,14 +289,17 @@ def test_labels_of_added_stars(fields, folder, fit, tmp_path):
     extras = improve.extra_stars(exposure, *read, fit, fit)
     assert extras.accuracy("true") == 1 and extras.accuracy("random") < 0.4
     assert extras.accuracy("likelihood") > 0.2 and np.isnan(extras.accuracy("mean"))
-    sizes = improve.sizes_of("", "", "40", "40")
-    jobs = improve.extension_jobs(exposure, extras, sizes, BUDGET, None)
-    mean = jobs[FIT, "mean", 40].stars.sed
+    sizes = improve.sizes_of("S1, S2", "", "", "40", "40", "30")
+    hundred = replace(extras, base=read_stars(folder / "field_1.h5", slice(0, 90)))
+    jobs = improve.extension_jobs(exposure, {"S1": extras, "S2": hundred}, sizes, BUDGET, None)
+    mean = jobs["S1", FIT, "mean", 40].stars.sed
     assert np.allclose(mean[50:], exposure.templates.weights.mean(0)) and np.ptp(mean[:50]) > 0
-    assert np.isfinite(jobs[FIT, "random", 40].stars.sed).all()
-    known = {n: np.isfinite(jobs[JOINT, improve.NONE, n].stars.sed).all(1).sum() for n in (40, -40)}
+    assert np.isfinite(jobs["S1", FIT, "random", 40].stars.sed).all()
+    known = {n: np.isfinite(jobs["S1", JOINT, improve.NONE, n].stars.sed).all(1).sum() for n in (40, -40)}
     assert known == {40: 50, -40: 0}  # the labels of the base alone, and none at all
-    ((_, key, result),) = run_jobs({"j": jobs[JOINT, improve.NONE, -40]}, tmp_path, 1)
+    other = {key[1:]: len(job.stars.sed) for key, job in jobs.items() if key[0] == "S2"}
+    assert other == {(WAVEDIFF, "SVM", 30): 120, (FIT, "SVM", 30): 120}
+    ((_, key, result),) = run_jobs({"j": jobs["S1", JOINT, improve.NONE, -40]}, tmp_path, 1)
     test = read_stars(folder / "field_1.h5", exposure.rows("test"))
     found = improve.with_psf(exposure, test, read_fit(result.path, OPTICS))
     assert 0 <= found["accuracy"] <= found["top_two"] <= 1 and key == "j"
@@ -304,9 +307,15 @@ def test_labels_of_added_stars(fields, folder, fit, tmp_path):
 
 def test_table_of_improvements():
     rows = [
-        {"experiment": improve.EXPERIMENT, "model": f"ours, 50 labels + {n} true", "relative_error": 1 / n}
+        {"experiment": improve.EXPERIMENT, "model": f"ours, {base} + {n} true", "relative_error": 1 / n}
         for n in (50, 100)
+        for base in ("100 labels", "50 labels", "no labels")
     ]
-    printed = pd.DataFrame([{"model": "WaveDiff 50 + 50", "relative_error": 1.665}])
+    printed = pd.DataFrame(
+        {"model": ["WaveDiff 50 + 50", "WaveDiff 100 + 100"], "relative_error": [1.665, 1.263]}
+    )
     table = improve.improvement_table(pd.DataFrame(rows), printed)
-    assert table.loc[50, "WaveDiff, printed"] == 1.665 and table.loc[100, "ours: 50 labels, true"] == 0.01
+    fifty, hundred = (f"WaveDiff, printed: {n} labels, SVM" for n in (50, 100))
+    assert list(table.index[:2]) == [fifty, hundred] and len(table) == 5
+    assert table.loc[fifty, 50] == 1.665 and np.isnan(table.loc[fifty, 100])
+    assert table.loc[hundred, 100] == 1.263 and table.loc["ours: no labels, true", 100] == 0.01

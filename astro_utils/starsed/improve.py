@@ -1,4 +1,4 @@
-"""The final PSF: stars without known spectra are added to fifty that have one, under several labels.
+"""The final PSF: stars without known spectra are added to some that have one, under several labels.
 
 The original classifies the stars that it adds by a support vector machine, and takes the spectra of the
 called classes for true. Here that is done again, with the controls that say what the labels are worth: true,
@@ -8,7 +8,7 @@ the spectra together, which needs none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,6 @@ from astro_utils.starsed.psf_jobs import PsfJob, PsfResult, known_stars
 from astro_utils.starsed.stamps import StarSet, join
 
 __all__ = [
-    "BASE",
     "EXPERIMENT",
     "LABELS",
     "NONE",
@@ -38,18 +37,18 @@ __all__ = [
     "improvement_rows",
     "improvement_table",
     "lines",
+    "printed_errors",
     "sizes_of",
     "with_psf",
 ]
 
-#: Name of the set of stars of known spectrum, of the stars that are added, and of the test.
-BASE, EXPERIMENT = "S1", "PSF improvement"
+EXPERIMENT = "PSF improvement"
 SVM, LIKELIHOOD, TRUE, RANDOM, MEAN = "SVM", "likelihood", "true", "random", "mean"
 NONE = "none at all"
 #: Where the spectra of added stars come from.
 LABELS = {
     SVM: "called by the SVM, trained on true labels of other stars of this exposure (as published)",
-    LIKELIHOOD: "called by the likelihood with ours of 50 stars",
+    LIKELIHOOD: "called by the likelihood with ours of the stars of known spectrum",
     TRUE: "true",
     RANDOM: "drawn at random",
     MEAN: "the mean of the 13 for every star",
@@ -127,38 +126,43 @@ def _extended(exposure: Exposure, extras: Extras, source: str, n: int) -> PsfSta
 
 def extension_jobs(
     exposure: Exposure,
-    extras: Extras,
-    sizes: Mapping[tuple[str, str], list[int]],
+    extras: Mapping[str, Extras],
+    sizes: Mapping[tuple[str, str, str], list[int]],
     budget: FitBudget,
     test: PsfStars,
-) -> dict[tuple[str, str, int], PsfJob]:
-    """List the fits: (method, source, number of stars added) to a job.
+) -> dict[tuple[str, str, str, int], PsfJob]:
+    """List the fits: (base, method, source, number of stars added) to a job.
 
     Parameters
     ----------
     exposure : Exposure
-    extras : Extras
+    extras : mapping
+        By base, the name of the set of stars of known spectrum.
     sizes : mapping
-        (method, source) to numbers of stars. :data:`NONE` is for the joint fit alone, in which the added
-        stars have no label; there, -n drops the labels of the base as well.
+        (base, method, source) to numbers of stars. :data:`NONE` is for the joint fit alone, in which the
+        added stars have no label; there, -n drops the labels of the base as well.
     budget : FitBudget
     test : PsfStars
     """
     jobs = {}
-    for (method, source), numbers in sizes.items():
+    for (base, method, source), numbers in sizes.items():
         for n in numbers:
-            stars = _extended(exposure, extras, source, abs(n))
+            stars = _extended(exposure, extras[base], source, abs(n))
             if n < 0:
                 stars = replace(stars, sed=np.full_like(stars.sed, np.nan))
-            jobs[method, source, n] = PsfJob(method, stars, exposure, budget, test)
+            jobs[base, method, source, n] = PsfJob(method, stars, exposure, budget, test)
     return jobs
 
 
-def sizes_of(published: str, ours: str, controls: str, joint: str) -> dict[tuple[str, str], list[int]]:
+def sizes_of(
+    bases: str, published: str, ours: str, controls: str, joint: str, others: str = ""
+) -> dict[tuple[str, str, str], list[int]]:
     """Read the numbers of stars of a page's parameters, separated by commas.
 
     Parameters
     ----------
+    bases : str
+        Sets of stars of known spectrum. What follows is for the first, but for `others`.
     published : str
         Of WaveDiff with labels of the machine.
     ours : str
@@ -166,17 +170,20 @@ def sizes_of(published: str, ours: str, controls: str, joint: str) -> dict[tuple
     controls : str
         Of ours with random labels and with the mean. WaveDiff with true labels is that of the set S6.
     joint : str
-        Of the joint fit, with 50 labels and with none.
+        Of the joint fit, with the labels of the base and with none.
+    others : str
+        Of WaveDiff and ours with labels of the machine, for the other bases.
     """
 
     def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",") if part.strip()]
 
-    sizes = {(WAVEDIFF, SVM): numbers(published)}
-    sizes |= {(OURS, source): numbers(ours) for source in (SVM, LIKELIHOOD, TRUE)}
-    sizes |= {(OURS, source): numbers(controls) for source in (RANDOM, MEAN)}
-    sizes[JOINT, NONE] = [n for size in numbers(joint) for n in (size, -size)]
-    return sizes
+    base, *further = (name.strip() for name in bases.split(","))
+    sizes = {(base, WAVEDIFF, SVM): numbers(published)}
+    sizes |= {(base, OURS, source): numbers(ours) for source in (SVM, LIKELIHOOD, TRUE)}
+    sizes |= {(base, OURS, source): numbers(controls) for source in (RANDOM, MEAN)}
+    sizes[base, JOINT, NONE] = [n for size in numbers(joint) for n in (size, -size)]
+    return sizes | {(name, method, SVM): numbers(others) for name in further for method in (WAVEDIFF, OURS)}
 
 
 def with_psf(exposure: Exposure, test: StarSet, fitted: FittedPsf) -> dict[str, float]:
@@ -188,24 +195,25 @@ def with_psf(exposure: Exposure, test: StarSet, fitted: FittedPsf) -> dict[str, 
 
 
 def improvement_rows(
-    results: Mapping[tuple[str, str, int], PsfResult],
-    extras: Extras,
-    scores: Mapping[tuple[str, str, int], Mapping[str, float]],
+    results: Mapping[tuple[str, str, str, int], PsfResult],
+    extras: Mapping[str, Extras],
+    scores: Mapping[tuple[str, str, str, int], Mapping[str, float]],
     profile: str,
 ) -> list[dict[str, Any]]:
     """Metric rows: errors of each PSF, accuracy of the labels, and of test stars under that PSF."""
     rows = []
-    for (method, source, n), result in results.items():
-        labels = f"{'no' if n < 0 else len(extras.base)} labels"
+    for key, result in results.items():
+        base, method, source, n = key
+        labels = f"{'no' if n < 0 else len(extras[base].base)} labels"
         errors = result.errors
         metrics = {
             "relative_error": errors["relative"],
             "relative_error_scatter": errors["relative_std"],
             "relative_error_fine": errors["super_relative"],
             "seconds": errors["seconds"],
-            "label_accuracy": extras.accuracy(source),
+            "label_accuracy": extras[base].accuracy(source),
         }
-        metrics |= scores.get((method, source, n), {})
+        metrics |= scores.get(key, {})
         rows.append(
             metric_row(
                 profile=profile,
@@ -222,20 +230,31 @@ def improvement_rows(
 
 
 def lines(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Rows of this experiment with the columns ``name`` (method, base, source) and ``n_stars`` (added)."""
+    """Rows of this experiment with ``name`` (method, base, source), ``base`` and ``n_stars`` (added)."""
     part = metrics[metrics["experiment"] == EXPERIMENT].reset_index(drop=True)
     split = part["model"].str.extract(r"^(?P<method>.+), (?P<base>\w+ labels) \+ (?P<n>\d+) (?P<source>.+)$")
     name = split["method"] + ": " + split["base"] + ", " + split["source"]
-    return part.assign(name=name, n_stars=split["n"].astype(int)).sort_values(["name", "n_stars"])
+    part = part.assign(name=name, base=split["base"], n_stars=split["n"].astype(int))
+    return part.sort_values(["name", "n_stars"])
+
+
+def printed_errors(printed: pd.DataFrame, base: str, numbers: Iterable[int]) -> list[float]:
+    """Errors that the original prints for so many stars added to a base ("50 labels"); NaN for others."""
+    known = printed.set_index("model")["relative_error"]
+    return [known.get(f"WaveDiff {base.split()[0]} + {n}", np.nan) for n in numbers]
 
 
 def improvement_table(metrics: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
-    """Errors of extended fits against the number of added stars, a column for each method and source."""
-    table = lines(metrics).round({"relative_error": 3})
-    table = table.pivot(index="n_stars", columns="name", values="relative_error")
-    known = printed.set_index("model")["relative_error"]
-    table.insert(0, "WaveDiff, printed", [known.get(f"WaveDiff 50 + {n}") for n in table.index])
-    return table.rename_axis(index="stars added", columns=None)
+    """Errors of extended fits, a row for each method, base and source, a column for each number of stars."""
+    found = lines(metrics)
+    table = found.pivot(index="name", columns="n_stars", values="relative_error")
+    bases = sorted(set(found["base"]) - {"no labels"}, key=lambda base: int(base.split()[0]))
+    known = pd.DataFrame(
+        [printed_errors(printed, base, table.columns) for base in bases],
+        index=[f"WaveDiff, printed: {base}, {SVM}" for base in bases],
+        columns=table.columns,
+    )
+    return pd.concat([known, table]).round(3).rename_axis(index=None, columns="stars added")
 
 
 def class_score_table(metrics: pd.DataFrame) -> pd.DataFrame:
