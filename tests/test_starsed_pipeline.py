@@ -301,7 +301,7 @@ def test_labels_of_added_stars(fields, folder, fit, tmp_path):
     assert other == {(WAVEDIFF, "SVM", 30): 120, (FIT, "SVM", 30): 120}
     ((_, key, result),) = run_jobs({"j": jobs["S1", JOINT, improve.NONE, -40]}, tmp_path, 1)
     test = read_stars(folder / "field_1.h5", exposure.rows("test"))
-    found = improve.with_psf(exposure, test, read_fit(result.path, OPTICS))
+    found = improve.class_scores(exposure, test, {"j": result.path})["j"]
     assert 0 <= found["accuracy"] <= found["top_two"] <= 1 and key == "j"
 
 

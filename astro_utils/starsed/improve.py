@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 
@@ -22,7 +24,7 @@ from astro_utils.psf import FieldInterpolator
 from astro_utils.results import metric_row
 from astro_utils.starsed.exposures import Exposure, classifier_stars
 from astro_utils.starsed.likelihoods import OURS_UNIT, log_likelihoods
-from astro_utils.starsed.psf_fits import JOINT, OURS, WAVEDIFF, FitBudget, FittedPsf, PsfStars
+from astro_utils.starsed.psf_fits import JOINT, OURS, WAVEDIFF, FitBudget, FittedPsf, PsfStars, read_fit
 from astro_utils.starsed.psf_jobs import PsfJob, PsfResult, known_stars
 from astro_utils.starsed.stamps import StarSet, join
 
@@ -32,6 +34,7 @@ __all__ = [
     "NONE",
     "Extras",
     "class_score_table",
+    "class_scores",
     "extension_jobs",
     "extra_stars",
     "improvement_rows",
@@ -39,7 +42,6 @@ __all__ = [
     "lines",
     "printed_errors",
     "sizes_of",
-    "with_psf",
 ]
 
 EXPERIMENT = "PSF improvement"
@@ -186,8 +188,26 @@ def sizes_of(
     return sizes | {(name, method, SVM): numbers(others) for name in further for method in (WAVEDIFF, OURS)}
 
 
-def with_psf(exposure: Exposure, test: StarSet, fitted: FittedPsf) -> dict[str, float]:
-    """Score the likelihood of test stars, flux known, under a fitted PSF of ours, errors integrated out."""
+def class_scores(
+    exposure: Exposure, test: StarSet, fits: Mapping[Any, Path], workers: int = 1
+) -> dict[Any, dict[str, float]]:
+    """Score the likelihood of test stars, flux known, under fitted PSFs of ours, errors integrated out.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    test : StarSet
+    fits : mapping
+        Any key to the file of a fit (:func:`astro_utils.starsed.psf_fits.fit_psf`).
+    workers : int
+        Processes.
+    """
+    calls = [joblib.delayed(_with_psf)(exposure, test, path) for path in fits.values()]
+    return dict(zip(fits, joblib.Parallel(n_jobs=workers)(calls), strict=True))
+
+
+def _with_psf(exposure: Exposure, test: StarSet, path: Path) -> dict[str, float]:
+    fitted = read_fit(path, exposure.optics)
     psf = FieldInterpolator(fitted.psf, exposure.nodes)
     log_l = log_likelihoods(test, psf, exposure.templates.weights, fitted)
     scores = ordinal_scores(np.array(test.labels), np.exp(class_log_posterior(log_l[OURS_UNIT])))
