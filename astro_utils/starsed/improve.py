@@ -203,7 +203,9 @@ def class_scores(
         Processes.
     """
     calls = [joblib.delayed(_with_psf)(exposure, test, path) for path in fits.values()]
-    return dict(zip(fits, joblib.Parallel(n_jobs=workers)(calls), strict=True))
+    # Without memory maps, which cannot be written to and of which torch would warn.
+    done = joblib.Parallel(n_jobs=workers, max_nbytes=None)(calls)
+    return dict(zip(fits, done, strict=True))
 
 
 def _with_psf(exposure: Exposure, test: StarSet, path: Path) -> dict[str, float]:
