@@ -53,7 +53,7 @@ BOOK_TESTS := tests/test_book.py tests/test_reference.py tests/test_workflow.py
 # Threads of each of two processes that run side by side.
 HALF := $(shell expr \( $$(getconf _NPROCESSORS_ONLN) + 1 \) / 2)
 # Notebooks first and the book last, when they are through: it takes over what they have kept.
-NBVAL := -q -p no:cacheprovider -W ignore --nbval-lax
+NBVAL := -q -p no:cacheprovider -p workflow.kernels -W ignore --nbval-lax --nbval-kernel-startup-timeout=120
 LONGEST := notebooks/starsed notebooks/kcorrection
 STUDIES := $(LONGEST) $(filter-out $(LONGEST),$(wildcard notebooks/*))
 # A minute of tests for the process that is through with the book before the other is with the rest.
@@ -70,7 +70,7 @@ lint: $(READY)
 
 notebooks: $(READY)  ## Run nbval, two studies at a time: every notebook at its defaults against its outputs
 	@echo "--- nbval"
-	@ls -d notebooks/*/ | xargs -P 2 -I STUDY python -m pytest -q -p no:cacheprovider -W ignore --nbval-lax STUDY
+	@ls -d notebooks/*/ | xargs -P 2 -I STUDY python -m pytest $(NBVAL) STUDY
 
 references: $(READY)  ## Execute every notebook at its defaults and keep the outputs as the new reference
 	@python workflow/references.py
