@@ -81,7 +81,7 @@ publish: $(READY)  ## Keep the results of PROFILE with the repository, in data/p
 bench: $(READY)  ## Measure the simulated sky, training and the PSF, and keep the tables with the repository (fifteen minutes)
 	@python workflow/bench.py
 	@python workflow/bench_training.py
-	@python workflow/bench_psf.py
+	@OMP_WAIT_POLICY=active python workflow/bench_psf.py
 
 lock: ## Pin the newest versions that pyproject.toml admits into requirements.lock
 	@$(PYTHON) workflow/lock.py

@@ -203,10 +203,11 @@ def _bench_psf(content: dict[str, Any]) -> list[str]:
     lines += _table(head, ([row[c] for c in columns] for row in schedules))
     return [
         *lines,
-        "Stars of 8 wavelengths and 32 × 32 pixels; medians. Errors are relative (L2), against a plain "
-        "transform in float64, or for catalogues against the same model without interpolation. The schedule "
-        "is the published one for 2,000 stars, from the measured time of some epochs; the NumPy simulator of "
-        "the original takes about 400 ms a star on one thread, and its models were trained on V100 GPUs. "
+        f"Stars of 8 wavelengths and 32 × 32 pixels, {content['models'][0]['batch']} at a time; medians. "
+        "Errors are relative (L2), against a plain transform in float64, or for catalogues against the same "
+        "model without interpolation. The schedule is the published one for 2,000 stars, from the measured "
+        "time of some epochs; the NumPy simulator of the original takes about 400 ms a star on one thread, "
+        "and its models were trained on V100 GPUs. "
         f"{_machine(content['machine'])}",
         "",
     ]
