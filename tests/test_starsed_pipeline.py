@@ -2,18 +2,20 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from astro_utils.psf import FieldInterpolator, Optics
+from astro_utils.psf import FieldInterpolator, Optics, PupilModel
 from astro_utils.starsed import classify, improve, scores, tables
 from astro_utils.starsed.exposures import Exposure, classifier_stars, exposures, mono_stamps
 from astro_utils.starsed.likelihoods import LIKELIHOOD, LIKELIHOOD_UNIT, OURS, OURS_UNIT, log_likelihoods
 from astro_utils.starsed.psf_fits import (
     JOINT,
+    MENDED,
     PARAMETRIC,
     WAVEDIFF,
     FitBudget,
@@ -22,8 +24,15 @@ from astro_utils.starsed.psf_fits import (
     read_fit,
 )
 from astro_utils.starsed.psf_fits import OURS as FIT
-from astro_utils.starsed.psf_jobs import PsfJob, known_stars, run_jobs
-from astro_utils.starsed.psf_scores import error_table, psf_rows, size_table
+from astro_utils.starsed.psf_jobs import PsfJob, PsfResult, known_stars, run_jobs
+from astro_utils.starsed.psf_scores import (
+    PUPIL,
+    common_fits,
+    error_table,
+    psf_rows,
+    pupil_table,
+    size_table,
+)
 from astro_utils.starsed.star_samples import read_stars
 from astro_utils.starsed.stars import Detector, StarConfig
 from astro_utils.starsed.templates import CLASSES
@@ -94,7 +103,7 @@ def test_shifts_apply_before_light_is_summed(fields, tmp_path):
     assert classifier_stars(one).sigma.shape == one.stamps.shape  # photons have noise of their own
 
 
-@pytest.mark.parametrize("method", [WAVEDIFF, PARAMETRIC, FIT, JOINT])
+@pytest.mark.parametrize("method", [WAVEDIFF, MENDED, PARAMETRIC, FIT, JOINT])
 def test_every_fit_comes_back_from_its_file(method, fields, folder, tmp_path):
     exposure = fields[0]
     stars = known_stars(read_stars(folder / "field_1.h5", exposure.rows("S1")), exposure)
@@ -113,6 +122,16 @@ def test_every_fit_comes_back_from_its_file(method, fields, folder, tmp_path):
     else:
         with pytest.raises(ValueError, match="has no errors"):
             again.coefficient_covariance(where)
+
+
+@pytest.mark.parametrize(("method", "cut"), [(WAVEDIFF, False), (PARAMETRIC, False), (MENDED, True)])
+def test_only_the_mended_model_has_the_pupil_of_the_telescope(method, cut, fields, folder, tmp_path):
+    stars = known_stars(read_stars(folder / "field_1.h5", slice(0, 50)), fields[0])
+    made = fit_psf(method, stars, OPTICS, BUDGET, tmp_path / "fit.safetensors")
+    again = read_fit(tmp_path / "fit.safetensors", OPTICS)
+    telescope = PupilModel(OPTICS, coarse=BUDGET.coarse).amplitude
+    for fitted in (made, again):
+        assert torch.equal(fitted.psf.pupil.amplitude, telescope) == cut
 
 
 def test_bad_requests_for_a_fit(fields, folder, tmp_path):
@@ -281,6 +300,25 @@ def test_psf_rows_average_fields(fields, folder, tmp_path):
     printed = pd.DataFrame([{"model": "x", "relative_error": 1.0}])
     assert error_table(metrics, printed).iloc[0]["printed [%]"] == ""
     assert json.loads(next(tmp_path.glob("*.json")).read_text())["n"] == 4
+
+
+def test_pupils_are_compared_on_the_same_stars():
+    def errors(value):
+        flat = {"super_relative": 1.0, "opd_relative_no_piston": 1.0, "e1": 0.0, "e2": 0.0, "r2": 0.0}
+        return flat | {"relative": value, "relative_std": 0.1, "mono_relative": [value], "seconds": 1.0} | N
+
+    N = {"n_stars": 200, "n": 400}
+    results = {
+        (WAVEDIFF, "S3", 1): PsfResult(Path("a"), errors(1.2)),
+        (WAVEDIFF, "S3", 2): PsfResult(Path("b"), errors(9.0)),  # a field that the other is not fitted to
+        (WAVEDIFF, "S6", 1): PsfResult(Path("c"), errors(0.7)),
+        (MENDED, "S3", 1): PsfResult(Path("d"), errors(1.5)),
+        (PARAMETRIC, "S3", 1): PsfResult(Path("e"), errors(5.0)),
+    }
+    common = common_fits(results, (WAVEDIFF, MENDED))
+    assert set(common) == {(WAVEDIFF, "S3", 1), (MENDED, "S3", 1)}
+    table = pupil_table(pd.DataFrame(psf_rows(common, "smoke", PUPIL) + psf_rows(results, "smoke")))
+    assert table.loc[200].to_dict() == {WAVEDIFF: 1.2, MENDED: 1.5, "ratio": 1.25, "fields": 1}
 
 
 def test_labels_of_added_stars(fields, folder, fit, tmp_path):

@@ -29,9 +29,11 @@ from astro_utils.results import atomic
 
 __all__ = [
     "JOINT",
+    "MENDED",
     "METHODS",
     "OURS",
     "PARAMETRIC",
+    "TRAINED",
     "WAVEDIFF",
     "FitBudget",
     "FittedPsf",
@@ -41,10 +43,13 @@ __all__ = [
 ]
 
 WAVEDIFF = "WaveDiff as published"
+MENDED = "WaveDiff with the true pupil"
 PARAMETRIC = "WaveDiff without maps"
 OURS = "ours"
 JOINT = "ours, spectra fitted too"
-METHODS = (WAVEDIFF, PARAMETRIC, OURS, JOINT)
+#: Trained by stochastic gradients, on the published schedule.
+TRAINED = (WAVEDIFF, MENDED, PARAMETRIC)
+METHODS = (*TRAINED, OURS, JOINT)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,7 @@ def fit_psf(
     ----------
     method : str
         One of :data:`METHODS`. The published model has a pupil whose smoothed edge is not cut
-        (``mask_edge=False``), as in its software; ours has that of the telescope.
+        (``mask_edge=False``), as in its software; ours, and :data:`MENDED`, have that of the telescope.
     stars : PsfStars
     optics : Optics
         Of the telescope.
@@ -174,14 +179,10 @@ def fit_psf(
     path = Path(path)
     started = time.perf_counter()
     facts = {"n_stars": len(stars.stamps), "coarse": budget.coarse, "seed": seed}
-    if method in (WAVEDIFF, PARAMETRIC):
-        schedule = budget.schedule(len(stars.stamps), maps=method == WAVEDIFF)
-        model = WaveDiff(
-            optics=replace(optics, mask_edge=False),
-            coarse=budget.coarse,
-            maps=method == WAVEDIFF,
-            seed=seed,
-        )
+    if method in TRAINED:
+        maps = method != PARAMETRIC
+        schedule = budget.schedule(len(stars.stamps), maps=maps)
+        model = WaveDiff(optics=_trained_optics(method, optics), coarse=budget.coarse, maps=maps, seed=seed)
         checkpoint = path.with_suffix(".checkpoint.pt")
         history = train(
             model, stars.positions, stars.sed, stars.stamps, schedule, seed=seed, checkpoint=checkpoint
@@ -203,6 +204,10 @@ def fit_psf(
             metadata={"method": method, "facts": json.dumps(facts)},
         )
     return read_fit(path, optics)
+
+
+def _trained_optics(method: str, optics: Optics) -> Optics:
+    return optics if method == MENDED else replace(optics, mask_edge=False)
 
 
 def _fit_ours(method: str, stars: PsfStars, optics: Optics, budget: FitBudget, seed: int) -> FieldFit:
@@ -244,10 +249,9 @@ def read_fit(path: str | Path, optics: Optics) -> FittedPsf:
     if metadata.get("method") not in METHODS:
         raise ValueError(f"{path}: method is {metadata.get('method')!r}; expected one of {METHODS}")
     method, facts = metadata["method"], json.loads(metadata["facts"])
-    if method in (WAVEDIFF, PARAMETRIC):
-        psf = WaveDiff(
-            optics=replace(optics, mask_edge=False), coarse=facts["coarse"], maps=method == WAVEDIFF
-        )
+    if method in TRAINED:
+        optics, coarse = _trained_optics(method, optics), facts["coarse"]
+        psf = WaveDiff(optics=optics, coarse=coarse, maps=method != PARAMETRIC)
         psf.load_state_dict(tensors, strict=False)
         psf.requires_grad_(False)
         return FittedPsf(method, psf, facts)

@@ -15,7 +15,7 @@ import torch
 from astro_utils.psf.metrics import evaluate
 from astro_utils.results import write_json
 from astro_utils.starsed.exposures import Exposure
-from astro_utils.starsed.psf_fits import PARAMETRIC, WAVEDIFF, FitBudget, PsfStars, fit_psf, read_fit
+from astro_utils.starsed.psf_fits import PARAMETRIC, TRAINED, FitBudget, PsfStars, fit_psf, read_fit
 from astro_utils.starsed.stamps import StarSet
 
 __all__ = ["PsfJob", "PsfResult", "known_stars", "run_jobs"]
@@ -55,16 +55,16 @@ class PsfJob:
     @property
     def work(self) -> float:
         """Rough cost, to start the longest jobs first."""
-        if self.method in (WAVEDIFF, PARAMETRIC):
+        if self.method in TRAINED:
             n = len(self.stars.stamps)
-            return self.budget.schedule(n, maps=self.method == WAVEDIFF).passes(n)
+            return self.budget.schedule(n, maps=self.method != PARAMETRIC).passes(n)
         return 50 * len(self.stars.stamps)
 
     def digest(self) -> str:
         """Digest of all that decides the result: stars, settings, and the code of the model."""
         package = Path(__file__).parents[1]
         names = [f"psf/{name}.py" for name in ("optics", "pupil", "diffraction", "zernike", "wavefront")]
-        if self.method in (WAVEDIFF, PARAMETRIC):
+        if self.method in TRAINED:
             names += ["models/wavediff.py", "psf/wavediff_training.py"]
             settings = self.budget.epochs_share, self.budget.coarse
         else:

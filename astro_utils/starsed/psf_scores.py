@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from astro_utils.results import format_scores, metric_row
+from astro_utils.starsed.psf_fits import MENDED, WAVEDIFF
 from astro_utils.starsed.psf_jobs import PsfResult
 
-__all__ = ["EXPERIMENT", "error_table", "psf_rows", "size_table"]
+__all__ = ["EXPERIMENT", "PUPIL", "common_fits", "error_table", "psf_rows", "pupil_table", "size_table"]
 
 EXPERIMENT = "PSF errors"
+#: The published model, and the same with the pupil of the telescope, fitted to the same stars.
+PUPIL = "pupil after training"
 #: Name in ``metrics.json``, name in :func:`astro_utils.psf.metrics.evaluate`.
 _METRICS = {
     "relative_error": "relative",
@@ -26,14 +29,27 @@ _METRICS = {
 }
 
 
-def psf_rows(results: Mapping[tuple[str, str, int], PsfResult], profile: str) -> list[dict[str, Any]]:
+def common_fits(
+    results: Mapping[tuple[str, str, int], PsfResult], methods: Sequence[str]
+) -> dict[tuple[str, str, int], PsfResult]:
+    """Keep the fits of `methods` to the sets and fields that every one of them was fitted to."""
+    return {
+        key: result
+        for key, result in results.items()
+        if key[0] in methods and all((method, *key[1:]) in results for method in methods)
+    }
+
+
+def psf_rows(
+    results: Mapping[tuple[str, str, int], PsfResult], profile: str, experiment: str = EXPERIMENT
+) -> list[dict[str, Any]]:
     """Average the errors of each method and set of stars over fields.
 
     Parameters
     ----------
     results : mapping
         (method, set, field) to a result with errors.
-    profile : str
+    profile, experiment : str
 
     Returns
     -------
@@ -57,7 +73,7 @@ def psf_rows(results: Mapping[tuple[str, str, int], PsfResult], profile: str) ->
             metric_row(
                 profile=profile,
                 sky="simulated",
-                experiment=EXPERIMENT,
+                experiment=experiment,
                 model=f"{method}, {name}",
                 n_train=errors[0]["n_stars"],
                 n_test=errors[0]["n"],
@@ -95,3 +111,13 @@ def error_table(metrics: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
     table.insert(0, "fields", part["seeds"].astype(int).to_numpy())
     table.insert(1, "printed [%]", [f"{known[n]:.2f}" if n in known else "" for n in names])
     return table
+
+
+def pupil_table(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Errors [%] of the published model with its own pupil and with the telescope's, by number of stars."""
+    part = metrics[metrics["experiment"] == PUPIL]
+    part = part.assign(method=part["model"].str.rsplit(", ", n=1).str[0], stars=part["n_train"].astype(int))
+    table = part.pivot(index="stars", columns="method", values="relative_error")[[WAVEDIFF, MENDED]]
+    table["ratio"] = table[MENDED] / table[WAVEDIFF]
+    table["fields"] = part.groupby("stars")["seeds"].first().astype(int)
+    return table.rename_axis(columns=None)
