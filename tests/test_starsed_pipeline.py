@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,15 +23,8 @@ from astro_utils.starsed.psf_fits import (
     read_fit,
 )
 from astro_utils.starsed.psf_fits import OURS as FIT
-from astro_utils.starsed.psf_jobs import PsfJob, PsfResult, known_stars, run_jobs
-from astro_utils.starsed.psf_scores import (
-    PUPIL,
-    common_fits,
-    error_table,
-    psf_rows,
-    pupil_table,
-    size_table,
-)
+from astro_utils.starsed.psf_jobs import PsfJob, known_stars, run_jobs
+from astro_utils.starsed.psf_scores import error_table, psf_rows, size_table
 from astro_utils.starsed.star_samples import read_stars
 from astro_utils.starsed.stars import Detector, StarConfig
 from astro_utils.starsed.templates import CLASSES
@@ -300,25 +292,6 @@ def test_psf_rows_average_fields(fields, folder, tmp_path):
     printed = pd.DataFrame([{"model": "x", "relative_error": 1.0}])
     assert error_table(metrics, printed).iloc[0]["printed [%]"] == ""
     assert json.loads(next(tmp_path.glob("*.json")).read_text())["n"] == 4
-
-
-def test_pupils_are_compared_on_the_same_stars():
-    def errors(value):
-        flat = {"super_relative": 1.0, "opd_relative_no_piston": 1.0, "e1": 0.0, "e2": 0.0, "r2": 0.0}
-        return flat | {"relative": value, "relative_std": 0.1, "mono_relative": [value], "seconds": 1.0} | N
-
-    N = {"n_stars": 200, "n": 400}
-    results = {
-        (WAVEDIFF, "S3", 1): PsfResult(Path("a"), errors(1.2)),
-        (WAVEDIFF, "S3", 2): PsfResult(Path("b"), errors(9.0)),  # a field that the other is not fitted to
-        (WAVEDIFF, "S6", 1): PsfResult(Path("c"), errors(0.7)),
-        (MENDED, "S3", 1): PsfResult(Path("d"), errors(1.5)),
-        (PARAMETRIC, "S3", 1): PsfResult(Path("e"), errors(5.0)),
-    }
-    common = common_fits(results, (WAVEDIFF, MENDED))
-    assert set(common) == {(WAVEDIFF, "S3", 1), (MENDED, "S3", 1)}
-    table = pupil_table(pd.DataFrame(psf_rows(common, "smoke", PUPIL) + psf_rows(results, "smoke")))
-    assert table.loc[200].to_dict() == {WAVEDIFF: 1.2, MENDED: 1.5, "ratio": 1.25, "fields": 1}
 
 
 def test_labels_of_added_stars(fields, folder, fit, tmp_path):

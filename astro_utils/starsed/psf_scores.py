@@ -7,12 +7,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from astro_utils.results import format_scores, metric_row
 from astro_utils.starsed.psf_fits import MENDED, WAVEDIFF
 from astro_utils.starsed.psf_jobs import PsfResult
 
-__all__ = ["EXPERIMENT", "PUPIL", "common_fits", "error_table", "psf_rows", "pupil_table", "size_table"]
+__all__ = [
+    "EXPERIMENT",
+    "PUPIL",
+    "another_field",
+    "common_fits",
+    "error_table",
+    "psf_rows",
+    "pupil_table",
+    "size_table",
+]
 
 EXPERIMENT = "PSF errors"
 #: The published model, and the same with the pupil of the telescope, fitted to the same stars.
@@ -121,3 +131,27 @@ def pupil_table(metrics: pd.DataFrame) -> pd.DataFrame:
     table["ratio"] = table[MENDED] / table[WAVEDIFF]
     table["fields"] = part.groupby("stars")["seeds"].first().astype(int)
     return table.rename_axis(columns=None)
+
+
+def another_field(metrics: pd.DataFrame, printed: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Ask whether the printed errors, of one field, are those of one more field like ours.
+
+    Errors of fields are taken as normal: the next lies, with probability `level`, within the mean ± t s
+    sqrt(1 + 1 / n), where s is the standard deviation of n fields and t Student's quantile for n - 1.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By number of stars of the published model where it has two fields or more: ``fields``, ``error`` (the
+        mean) and ``printed`` in per cent, their ``ratio``, ``lo`` and ``hi`` of the interval, ``within``.
+    """
+    known = printed.dropna(subset="relative_error").set_index("model")["relative_error"]
+    part = size_table(metrics).query("method == @WAVEDIFF and seeds > 1").set_index("n_stars")
+    name = part["model"].str.replace(f"{WAVEDIFF}, ", "WaveDiff ", regex=False)
+    n, error = part["seeds"].astype(int), part["relative_error"]
+    half = stats.t.ppf((1 + level) / 2, n - 1) * part["relative_error_sd"] * np.sqrt(1 + 1 / n)
+    table = pd.DataFrame({"fields": n, "error": error, "printed": name.map(known).astype(float)})
+    table["ratio"] = table["error"] / table["printed"]
+    table["lo"], table["hi"] = error - half, error + half
+    table["within"] = table["printed"].between(table["lo"], table["hi"])
+    return table.rename_axis("stars")
