@@ -253,7 +253,10 @@ class Run:
     def write_table(self, name: str, table: pd.DataFrame) -> Path:
         """Write `table` as Parquet or CSV, by the suffix of `name`."""
         path = self.path(name)
-        writers = {".parquet": lambda p: table.to_parquet(p, index=False), ".csv": lambda p: table.to_csv(p)}
+        writers = {
+            ".parquet": lambda p: table.to_parquet(p, index=False, compression="zstd", compression_level=9),
+            ".csv": lambda p: table.to_csv(p),
+        }
         if path.suffix not in writers:
             raise ValueError(f"{name}: expected a name that ends in one of {sorted(writers)}")
         with atomic(path) as temporary:
