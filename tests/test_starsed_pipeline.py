@@ -314,19 +314,3 @@ def test_labels_of_added_stars(fields, folder, fit, tmp_path):
     test = read_stars(folder / "field_1.h5", exposure.rows("test"))
     found = improve.class_scores(exposure, test, {"j": result.path})["j"]
     assert 0 <= found["accuracy"] <= found["top_two"] <= 1 and key == "j"
-
-
-def test_table_of_improvements():
-    rows = [
-        {"experiment": improve.EXPERIMENT, "model": f"ours, {base} + {n} true", "relative_error": 1 / n}
-        for n in (50, 100)
-        for base in ("100 labels", "50 labels", "no labels")
-    ]
-    printed = pd.DataFrame(
-        {"model": ["WaveDiff 50 + 50", "WaveDiff 100 + 100"], "relative_error": [1.665, 1.263]}
-    )
-    table = improve.improvement_table(pd.DataFrame(rows), printed)
-    fifty, hundred = (f"WaveDiff, printed: {n} labels, SVM" for n in (50, 100))
-    assert list(table.index[:2]) == [fifty, hundred] and len(table) == 5
-    assert table.loc[fifty, 50] == 1.665 and np.isnan(table.loc[fifty, 100])
-    assert table.loc[hundred, 100] == 1.263 and table.loc["ours: no labels, true", 100] == 0.01

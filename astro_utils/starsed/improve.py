@@ -8,43 +8,35 @@ the spectra together, which needs none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
-import pandas as pd
 
 from astro_utils.models.star_classifiers import SimilaritySVM
 from astro_utils.models.star_likelihood import class_log_posterior
 from astro_utils.ordinal import ordinal_scores
 from astro_utils.psf import FieldInterpolator
-from astro_utils.results import metric_row
 from astro_utils.starsed.exposures import Exposure, classifier_stars
 from astro_utils.starsed.likelihoods import OURS_UNIT, log_likelihoods
 from astro_utils.starsed.psf_fits import JOINT, OURS, WAVEDIFF, FitBudget, FittedPsf, PsfStars, read_fit
-from astro_utils.starsed.psf_jobs import PsfJob, PsfResult, known_stars
+from astro_utils.starsed.psf_jobs import PsfJob, known_stars
 from astro_utils.starsed.stamps import StarSet, join
 
 __all__ = [
-    "EXPERIMENT",
     "LABELS",
     "NONE",
+    "SVM",
     "Extras",
-    "class_score_table",
     "class_scores",
     "extension_jobs",
     "extra_stars",
-    "improvement_rows",
-    "improvement_table",
-    "lines",
-    "printed_errors",
     "sizes_of",
 ]
 
-EXPERIMENT = "PSF improvement"
 SVM, LIKELIHOOD, TRUE, RANDOM, MEAN = "SVM", "likelihood", "true", "random", "mean"
 NONE = "none at all"
 #: Where the spectra of added stars come from.
@@ -214,73 +206,3 @@ def _with_psf(exposure: Exposure, test: StarSet, path: Path) -> dict[str, float]
     log_l = log_likelihoods(test, psf, exposure.templates.weights, fitted)
     scores = ordinal_scores(np.array(test.labels), np.exp(class_log_posterior(log_l[OURS_UNIT])))
     return {name: scores[name] for name in ("accuracy", "within_one", "top_two", "nll", "ece")}
-
-
-def improvement_rows(
-    results: Mapping[tuple[str, str, str, int], PsfResult],
-    extras: Mapping[str, Extras],
-    scores: Mapping[tuple[str, str, str, int], Mapping[str, float]],
-    profile: str,
-) -> list[dict[str, Any]]:
-    """Metric rows: errors of each PSF, accuracy of the labels, and of test stars under that PSF."""
-    rows = []
-    for key, result in results.items():
-        base, method, source, n = key
-        labels = f"{'no' if n < 0 else len(extras[base].base)} labels"
-        errors = result.errors
-        metrics = {
-            "relative_error": errors["relative"],
-            "relative_error_scatter": errors["relative_std"],
-            "relative_error_fine": errors["super_relative"],
-            "seconds": errors["seconds"],
-            "label_accuracy": extras[base].accuracy(source),
-        }
-        metrics |= scores.get(key, {})
-        rows.append(
-            metric_row(
-                profile=profile,
-                sky="simulated",
-                experiment=EXPERIMENT,
-                model=f"{method}, {labels} + {abs(n)} {source}",
-                n_train=errors["n_stars"],
-                n_test=errors["n"],
-                seeds=1,
-                metrics=metrics,
-            )
-        )
-    return rows
-
-
-def lines(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Rows of this experiment with ``name`` (method, base, source), ``base`` and ``n_stars`` (added)."""
-    part = metrics[metrics["experiment"] == EXPERIMENT].reset_index(drop=True)
-    split = part["model"].str.extract(r"^(?P<method>.+), (?P<base>\w+ labels) \+ (?P<n>\d+) (?P<source>.+)$")
-    name = split["method"] + ": " + split["base"] + ", " + split["source"]
-    part = part.assign(name=name, base=split["base"], n_stars=split["n"].astype(int))
-    return part.sort_values(["name", "n_stars"])
-
-
-def printed_errors(printed: pd.DataFrame, base: str, numbers: Iterable[int]) -> list[float]:
-    """Errors that the original prints for so many stars added to a base ("50 labels"); NaN for others."""
-    known = printed.set_index("model")["relative_error"]
-    return [known.get(f"WaveDiff {base.split()[0]} + {n}", np.nan) for n in numbers]
-
-
-def improvement_table(metrics: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
-    """Errors of extended fits, a row for each method, base and source, a column for each number of stars."""
-    found = lines(metrics)
-    table = found.pivot(index="name", columns="n_stars", values="relative_error")
-    bases = sorted(set(found["base"]) - {"no labels"}, key=lambda base: int(base.split()[0]))
-    known = pd.DataFrame(
-        [printed_errors(printed, base, table.columns) for base in bases],
-        index=[f"WaveDiff, printed: {base}, {SVM}" for base in bases],
-        columns=table.columns,
-    )
-    return pd.concat([known, table]).round(3).rename_axis(index=None, columns="stars added")
-
-
-def class_score_table(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Scores of test stars with each of our PSFs."""
-    table = lines(metrics).dropna(subset="accuracy").set_index(["name", "n_stars"])
-    columns = ["relative_error", "label_accuracy", "accuracy", "within_one", "top_two", "nll", "ece"]
-    return table[columns].round(3).rename_axis(["PSF", "stars added"])
