@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from astro_utils.starsed import improve_scores
-from astro_utils.starsed.improve import NONE, SVM
-from astro_utils.starsed.psf_fits import JOINT, OURS
+from astro_utils.starsed.improve import NONE, SVM, check_fits
+from astro_utils.starsed.psf_fits import JOINT, OURS, WAVEDIFF
 from astro_utils.starsed.psf_jobs import PsfResult
 
 
@@ -35,6 +35,14 @@ def test_rows_average_fields_and_tables_tell_how_many():
     printed = pd.DataFrame({"model": ["WaveDiff 50 + 20"], "relative_error": [1.7]})
     table = improve_scores.improvement_table(pd.DataFrame(rows), printed)
     assert table[20].tolist() == ["1.700", "0.500", "1.500 ± 0.707 (2)"]
+
+
+def test_a_missing_fit_is_named():
+    sizes = {1: {("S1", OURS, SVM): [20]}, 2: {("S1", OURS, SVM): [20]}}
+    fits = {(method, "S1", 1): "x" for method in (OURS, WAVEDIFF)} | {(OURS, "S1", 2): "x"}
+    with pytest.raises(ValueError, match="no fit of 'WaveDiff as published' to S1 in field 2"):
+        check_fits(fits, sizes)
+    check_fits(fits | {(WAVEDIFF, "S1", 2): "x"}, sizes)
 
 
 def test_printed_errors_stand_above_by_base():

@@ -1,7 +1,7 @@
 """A pytest plugin for nbval: a kernel that does not come up is started again.
 
-``python -m pytest -p workflow.kernels --nbval-lax notebooks/sky``. On a busy machine a kernel now and then
-dies or stays silent at its start; nbval then fails its whole notebook, and those that read its results.
+``python -m pytest -p workflow.kernels --nbval-lax notebooks/sky``. A kernel that dies or stays silent at
+its start (seen once, cause unknown) fails its whole notebook, and those that read its results.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ __all__ = [
     "NONE",
     "SVM",
     "Extras",
+    "check_fits",
     "class_scores",
     "extension_jobs",
     "extra_stars",
@@ -68,6 +69,25 @@ class Extras:
     def accuracy(self, source: str) -> float:
         """Share of the added stars whose label from a source is true."""
         return float((self.labels[source] == self.stars.labels).mean()) if source in self.labels else np.nan
+
+
+def check_fits(
+    fits: Mapping[tuple[str, str, int], Any], sizes: Mapping[int, Mapping[tuple[str, str, str], list[int]]]
+) -> None:
+    """Check that bases have fits of WaveDiff and of ours: (method, set, field) in `fits`, `sizes` by field.
+
+    Raises
+    ------
+    ValueError
+        Naming the first fit that is missing.
+    """
+    wanted = ((m, base, field) for field, of in sizes.items() for base, *_ in of for m in (WAVEDIFF, OURS))
+    missing = [key for key in wanted if key not in fits]
+    if missing:
+        method, name, field = missing[0]
+        raise ValueError(
+            f"no fit of {method!r} to {name} in field {field}; starsed/2_psf makes those it is asked for"
+        )
 
 
 def extra_stars(

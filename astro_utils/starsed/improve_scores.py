@@ -11,6 +11,7 @@ import pandas as pd
 from astro_utils.results import metric_row
 from astro_utils.starsed.improve import SVM, Extras
 from astro_utils.starsed.psf_jobs import PsfResult
+from astro_utils.starsed.psf_scores import over_fields
 
 __all__ = [
     "EXPERIMENT",
@@ -74,10 +75,7 @@ def improvement_rows(
                 n_train=errors[0]["n_stars"],
                 n_test=errors[0]["n"],
                 seeds=len(fields),
-                metrics={
-                    name: {"value": np.mean(v), "sd": np.std(v, ddof=1) if len(v) > 1 else np.nan}
-                    for name, v in values.items()
-                },
+                metrics=over_fields(values),
             )
         )
     return rows

@@ -19,6 +19,7 @@ __all__ = [
     "another_field",
     "common_fits",
     "error_table",
+    "over_fields",
     "psf_rows",
     "pupil_table",
     "size_table",
@@ -50,6 +51,14 @@ def common_fits(
     }
 
 
+def over_fields(values: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    """Mean of each metric's values, one a field, and the standard deviation between them (NaN for one)."""
+    return {
+        name: {"value": float(np.mean(v)), "sd": float(np.std(v, ddof=1)) if len(v) > 1 else np.nan}
+        for name, v in values.items()
+    }
+
+
 def psf_rows(
     results: Mapping[tuple[str, str, int], PsfResult], profile: str, experiment: str = EXPERIMENT
 ) -> list[dict[str, Any]]:
@@ -74,10 +83,7 @@ def psf_rows(
     for (method, name), errors in groups.items():
         values = {key: np.array([e[source] for e in errors]) for key, source in _METRICS.items()}
         values["relative_error_mono"] = np.array([np.mean(e["mono_relative"]) for e in errors])
-        metrics = {
-            key: {"value": v.mean(), "sd": v.std(ddof=1) if len(v) > 1 else np.nan}
-            for key, v in values.items()
-        }
+        metrics = over_fields(values)
         metrics["relative_error_scatter"] = {"value": np.mean([e["relative_std"] for e in errors])}
         rows.append(
             metric_row(
